@@ -1,0 +1,35 @@
+# medaug: `make quickstart` and `make test` are all a new user needs.
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS ?= runs
+
+.PHONY: quickstart test check slow bench-gan clean
+.DEFAULT_GOAL := quickstart
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+quickstart: .venv/installed
+	$(BIN)/medaug run configs/experiment/quickstart.yaml --runs $(RUNS)
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+slow: .venv/installed-test
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/unit
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,275 @@
+"""Did it help? Paired bootstrap over patients, Holm's correction, and a verdict with its number.
+
+Patients are resampled, not scans: scans of one patient are not independent. All classifiers of a contrast are scored on
+the same resample (paired), and their figures are averaged over seeds before the difference is taken, so the interval
+holds patient variation alone; the scatter between seeds is reported beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifiers.evaluate import Predictions
+from pipeline.records import MedaugError
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.05  # two-sided; intervals are 95 %
+CELLS = 4_000_000  # resamples × scans weighed at a time: bounds memory to some hundred MB
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One arm's figure.
+
+    Attributes:
+        value: mean over the runs (seeds).
+        low: lower end of the 95 % percentile interval over patients.
+        high: upper end.
+        n_patients: patients resampled.
+        seed_sd: standard deviation over the runs; None with one run.
+    """
+
+    value: float
+    low: float
+    high: float
+    n_patients: int
+    seed_sd: float | None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Treatment minus control.
+
+    Attributes:
+        value: difference of the means over runs.
+        low: lower end of the 95 % percentile interval over patients.
+        high: upper end.
+        p: two-sided bootstrap p-value; not below 2 / (resamples + 1).
+        n_patients: patients resampled.
+        seed_sd: standard deviation of the difference between one treatment run and one control run that comes from
+            seeds alone, √(s²ₜ + s²_c); None where a side has one run.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    n_patients: int
+    seed_sd: float | None
+
+
+def contrast(
+    treatment: Sequence[Predictions],
+    control: Sequence[Predictions],
+    metric: str = "auroc",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Contrast:
+    """The paired difference between two arms on the same test patients.
+
+    Args:
+        treatment: one entry a run (classifier seed × GAN seed).
+        control: likewise (classifier seeds).
+        metric: a name in :data:`METRICS`.
+        resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Raises:
+        MedaugError: an unknown metric, no runs on a side, runs on different scans, or fewer than two classes.
+    """
+    both = [*treatment, *control]
+    if not treatment or not control:
+        raise MedaugError(f"contrast: {len(treatment)} treatment and {len(control)} control runs, expected one of each")
+    figure = _figure(metric)
+    _refuse_unpaired(both)
+    ones = np.ones((1, len(both[0].labels)))
+    observed_t, observed_c = ([float(figure(run, ones)[0]) for run in runs] for runs in (treatment, control))
+    value = float(np.mean(observed_t) - np.mean(observed_c))
+    drawn = []
+    for weights in patient_weights(both[0].labels, both[0].patients, resamples, seed):
+        means = [np.mean([figure(run, weights) for run in runs], axis=0) for runs in (treatment, control)]
+        drawn.append(means[0] - means[1])
+    differences = np.concatenate(drawn)
+    low, high = np.quantile(differences, (LEVEL / 2, 1 - LEVEL / 2)).tolist()
+    # Davison and Hinkley 1997, section 4.4: with the +1, no p-value is smaller than the resamples can tell.
+    tail = min(int((differences <= 0.0).sum()), int((differences >= 0.0).sum()))
+    p = min(1.0, 2.0 * (tail + 1) / (resamples + 1))
+    seed_sd = None
+    if len(treatment) > 1 and len(control) > 1:
+        seed_sd = float(np.sqrt(np.var(observed_t, ddof=1) + np.var(observed_c, ddof=1)))
+    return Contrast(value, low, high, p, len(np.unique(both[0].patients)), seed_sd)
+
+
+def estimate(runs: Sequence[Predictions], metric: str = "auroc", resamples: int = 2000, seed: int = 0) -> Estimate:
+    """One arm's figure, averaged over its runs, with its interval over patients.
+
+    Raises:
+        MedaugError: as :func:`contrast`.
+    """
+    if not runs:
+        raise MedaugError("estimate: no runs, expected at least one")
+    figure = _figure(metric)
+    _refuse_unpaired(runs)
+    observed = [float(figure(run, np.ones((1, len(run.labels))))[0]) for run in runs]
+    drawn = np.concatenate(
+        [
+            np.mean([figure(run, weights) for run in runs], axis=0)
+            for weights in patient_weights(runs[0].labels, runs[0].patients, resamples, seed)
+        ]
+    )
+    low, high = np.quantile(drawn, (LEVEL / 2, 1 - LEVEL / 2)).tolist()
+    seed_sd = float(np.std(observed, ddof=1)) if len(runs) > 1 else None
+    return Estimate(float(np.mean(observed)), low, high, len(np.unique(runs[0].patients)), seed_sd)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values that bound the chance of any false claim in the family (Holm 1979).
+
+    Args:
+        p_values: of the family, e.g. one contrast for each GAN and ratio.
+
+    Returns:
+        Adjusted p-values in the same order, at most 1.
+    """
+    p = np.asarray(p_values, np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = p[order] * (len(p) - np.arange(len(p)))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted.tolist()
+
+
+def verdict(result: Contrast, p_adjusted: float) -> str:
+    """One of "helped", "harmed", "cannot tell"; a claim needs the interval and the adjusted p-value to agree."""
+    if p_adjusted < LEVEL and result.low > 0.0:
+        return "helped"
+    if p_adjusted < LEVEL and result.high < 0.0:
+        return "harmed"
+    return "cannot tell"
+
+
+def sentence(result: Contrast, p_adjusted: float, metric: str = "auroc") -> str:
+    """The verdict with its number, e.g. for a table's last column."""
+    seeds = "" if result.seed_sd is None else f", seeds alone ± {result.seed_sd:.3f}"
+    return (
+        f"{verdict(result, p_adjusted)}: {metric} {result.value:+.3f} (95 % interval {result.low:+.3f} to "
+        f"{result.high:+.3f}, Holm p = {p_adjusted:.3f}, {result.n_patients} patients{seeds})"
+    )
+
+
+def patient_weights(
+    labels: NDArray[np.int64], patients: NDArray[np.int64], resamples: int, seed: int
+) -> Iterator[Floats]:
+    """How often each scan counts in each bootstrap resample of the patients.
+
+    Patients are drawn within strata, so that no class vanishes from a small test set: a patient's stratum is the class
+    among their scans that the fewest patients have. Class shares among patients are thereby held fixed.
+
+    Args:
+        labels: [N].
+        patients: [N].
+        resamples: how many in all.
+        seed: of the draw.
+
+    Yields:
+        float64 [R, N] blocks; the R add up to ``resamples``.
+    """
+    unique, owner = np.unique(patients, return_inverse=True)
+    has = np.zeros((len(unique), int(labels.max()) + 1), bool)
+    has[owner, labels] = True
+    stratum = np.where(has, has.sum(axis=0), len(unique) + 1).argmin(axis=1)
+    rng = np.random.default_rng(seed)
+    block = max(1, CELLS // len(labels))
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        counts = np.zeros((rows, len(unique)))
+        for k in np.unique(stratum):
+            members = np.flatnonzero(stratum == k)
+            counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=rows)
+        yield counts[:, owner]
+
+
+def weighted_auroc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+    """AUROC of weighted scans, as the share of positive-negative pairs in the right order, ties half.
+
+    Args:
+        positive: [N].
+        scores: [N].
+        weights: [R, N], one weighting a row.
+
+    Returns:
+        [R]; NaN where a side has no weight.
+    """
+    order, starts = _tied(scores)
+    w = weights[:, order]
+    own = np.add.reduceat(w * positive[order], starts, axis=1)  # weight of positives at each distinct score
+    other = np.add.reduceat(w * ~positive[order], starts, axis=1)
+    below = np.cumsum(other, axis=1) - other
+    pairs = own.sum(axis=1) * other.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return (own * (below + 0.5 * other)).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
+
+
+def weighted_average_precision(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+    """Average precision Σₙ (Rₙ − Rₙ₋₁) Pₙ over falling distinct scores; shapes as :func:`weighted_auroc`."""
+    order, starts = _tied(-scores)
+    w = weights[:, order]
+    own = np.add.reduceat(w * positive[order], starts, axis=1)
+    found = np.cumsum(own, axis=1)
+    shown = np.cumsum(np.add.reduceat(w, starts, axis=1), axis=1)
+    total = own.sum(axis=1)
+    precision = found / np.where(shown > 0, shown, 1.0)
+    return (own * precision).sum(axis=1) / np.where(total > 0, total, np.nan)
+
+
+def _tied(scores: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ascending order, and where each run of equal scores starts in it."""
+    order = np.argsort(scores, kind="stable")
+    ascending = scores[order]
+    return order, np.flatnonzero(np.concatenate([[True], ascending[1:] != ascending[:-1]]))
+
+
+def _macro(one_against_rest: Callable[[NDArray[np.bool_], Floats, Floats], Floats]) -> Callable[..., Floats]:
+    def figure(run: Predictions, weights: Floats) -> Floats:
+        present = np.unique(run.labels)
+        values = [one_against_rest(run.labels == k, run.probabilities[:, k], weights) for k in present]
+        return np.mean(values, axis=0)
+
+    return figure
+
+
+def _balanced_accuracy(run: Predictions, weights: Floats) -> Floats:
+    right = run.probabilities.argmax(axis=1) == run.labels
+    shares = []
+    for k in np.unique(run.labels):
+        own = weights[:, run.labels == k]
+        shares.append((own * right[run.labels == k]).sum(axis=1) / own.sum(axis=1))
+    return np.mean(shares, axis=0)
+
+
+METRICS: dict[str, Callable[[Predictions, Floats], Floats]] = {
+    "auroc": _macro(weighted_auroc),
+    "auprc": _macro(weighted_average_precision),
+    "balanced_accuracy": _balanced_accuracy,
+}
+"""Endpoints: (predictions, weights [R, N]) → [R]; larger is better. Equal to scikit-learn's under equal weights."""
+
+
+def _figure(metric: str) -> Callable[[Predictions, Floats], Floats]:
+    if metric not in METRICS:
+        raise MedaugError(f"endpoint {metric!r}: unknown, expected one of {', '.join(METRICS)}")
+    return METRICS[metric]
+
+
+def _refuse_unpaired(runs: Sequence[Predictions]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        if not (np.array_equal(run.labels, first.labels) and np.array_equal(run.patients, first.patients)):
+            raise MedaugError("contrast: runs predict different scans, expected one test set; classify them again")
+    if len(np.unique(first.labels)) < 2:
+        raise MedaugError("contrast: the test scans are of one class, expected two; ingest a larger test share")

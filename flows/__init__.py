@@ -1,0 +1,1 @@
+"""Orchestration: Prefect flows around library functions, MLflow tracking, and the ``medaug`` command."""

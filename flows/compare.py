@@ -1,0 +1,245 @@
+"""Stage: contrasts between arms, and everything into the report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from classifiers.evaluate import Predictions
+from classifiers.statistics import contrast, holm
+from flows.classify import PREDICTIONS, ROWS, Cell
+from flows.configuration import ClassificationConfig
+from flows.context import Context
+from flows.synthesize import write_pictures
+from pipeline.dataset import ScanDataset
+from pipeline.records import GanSummary, ReportInput, ResultRow, read_rows
+from pipeline.report import write_report
+from pipeline.store import Artifact
+
+log = logging.getLogger(__name__)
+SMALL_TEST = 100  # patients; below it no usual gain can be told from chance
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one GAN training.
+
+    Attributes:
+        gan: preset name.
+        seed: GAN seed.
+        status: "done", "diverged" or "failed".
+        reason: one line, where the status is not "done".
+        generator: generator artifact, where there is one.
+        synthetic: synthetic artifact, where there is one.
+        score: score artifact, where there is one.
+    """
+
+    gan: str
+    seed: int
+    status: str
+    reason: str = ""
+    generator: Path | None = None
+    synthetic: Path | None = None
+    score: Path | None = None
+
+
+def contrast_rows(cells: Sequence[tuple[Cell, Path]], settings: ClassificationConfig, seed: int) -> list[ResultRow]:
+    """D−B and D−C for each classifier, GAN and ratio, over all seeds, with Holm's correction over GANs × ratios.
+
+    Args:
+        cells: finished cells with their classifier artifacts.
+        settings: endpoint and resamples.
+        seed: of the bootstrap.
+    """
+    rows: list[ResultRow] = []
+    for classifier in sorted({cell.classifier.name for cell, _ in cells}):
+        of_classifier = [(cell, path) for cell, path in cells if cell.classifier.name == classifier]
+        treated = sorted({(cell.gan, cell.ratio) for cell, _ in of_classifier if cell.arm == "D"}, key=str)
+        for control_arm in ("B", "C"):
+            results = []
+            for gan, ratio in treated:
+                wanted = ratio if control_arm == "C" else None
+                treatment = [p for c, p in of_classifier if c.arm == "D" and (c.gan, c.ratio) == (gan, ratio)]
+                control = [p for c, p in of_classifier if c.arm == control_arm and c.ratio == wanted]
+                if control:
+                    result = contrast(
+                        [Predictions.load(path / PREDICTIONS) for path in treatment],
+                        [Predictions.load(path / PREDICTIONS) for path in control],
+                        settings.endpoint,
+                        settings.resamples,
+                        seed,
+                    )
+                    results.append((gan, ratio, result))
+            adjusted = holm([result.p for _, _, result in results])
+            for (gan, ratio, result), holm_p in zip(results, adjusted, strict=True):
+                spread = "" if result.seed_sd is None else f", SD over seeds {result.seed_sd:.3g}"
+                rows.append(
+                    ResultRow(
+                        "contrast",
+                        settings.endpoint,
+                        result.value,
+                        result.low,
+                        result.high,
+                        n=result.n_patients,
+                        gan=gan,
+                        arm=f"D-{control_arm}",
+                        ratio=ratio,
+                        classifier=classifier,
+                        note=f"p={result.p:.3g}, Holm p={holm_p:.3g}{spread}",
+                    )
+                )
+    return rows
+
+
+def training_rows(outcomes: Sequence[Outcome]) -> list[ResultRow]:
+    """Seconds, images and parameters of each finished training."""
+    rows = []
+    for outcome in outcomes:
+        if outcome.generator is None:
+            continue
+        artifact = Artifact.open(outcome.generator)
+        values = {
+            "seconds": float(artifact.manifest["record"]["seconds"]),
+            "images_seen": float(artifact.meta["images_seen"]),
+            **{f"parameters.{network}": float(n) for network, n in artifact.meta["parameters"].items()},
+        }
+        rows += [ResultRow("train", name, v, gan=outcome.gan, gan_seed=outcome.seed) for name, v in values.items()]
+    return rows
+
+
+def gan_summary(outcome: Outcome) -> GanSummary:
+    """What the report shows of one training."""
+    summary = GanSummary(outcome.gan, outcome.seed, outcome.status, outcome.reason)
+    if outcome.generator is not None:
+        artifact = Artifact.open(outcome.generator)
+        curves = json.loads((artifact.path / "curves.json").read_text(encoding="utf-8"))
+        summary = replace(
+            summary,
+            images_seen=int(artifact.meta["images_seen"]),
+            seconds=float(artifact.manifest["record"]["seconds"]),
+            parameters=artifact.meta["parameters"],
+            curves={name: [(float(x), float(y)) for x, y in points] for name, points in curves.items()},
+        )
+    if outcome.synthetic is not None:
+        summary = replace(summary, samples=outcome.synthetic / "pictures")
+    return summary
+
+
+def experiment_warnings(context: Context, data: ScanDataset, outcomes: Sequence[Outcome]) -> list[str]:
+    """What a reader must know before believing a figure, most important first."""
+    warnings = [f"{o.gan} (seed {o.seed}) {o.status}: {o.reason}" for o in outcomes if o.status != "done"]
+    test = data.meta["counts"]["test"]
+    patients = sum(entry["patients"] for entry in test.values())
+    if patients < SMALL_TEST:
+        warnings.append(
+            f"only {patients} test patients: intervals are wide, and a smaller gain or harm cannot be seen"
+        )
+    train = data.meta["counts"]["train"]
+    slices = sum(entry["slices"] for entry in train.values())
+    if slices < 2048:
+        warnings.append(
+            f"{slices} real images behind the fidelity figures: FID is biased upwards below 2,048, so read KID first, "
+            "and both beside the real-against-real floor"
+        )
+    if len(context.config.gan_seeds) < 3:
+        warnings.append(
+            f"{len(context.config.gan_seeds)} seed(s) for each GAN: differences between GANs may be luck; "
+            "3 or more are needed to tell"
+        )
+    if context.config.classifiers and len(context.config.classification.seeds) < 5:
+        warnings.append(
+            f"{len(context.config.classification.seeds)} classifier seed(s): 5 or more are needed to separate seed "
+            "variation from an effect"
+        )
+    return [*warnings, *data.meta.get("warnings", [])]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made the report."""
+    names = ("medaug", "torch", "monai", "pydicom", "scikit-learn", "mlflow", "prefect")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **found}
+
+
+@task(name="report", tags=["report"], cache_policy=NO_CACHE)
+def write_experiment_report(
+    context: Context,
+    dataset: Path,
+    floor: Path,
+    outcomes: Sequence[Outcome],
+    cells: Sequence[tuple[Cell, Path]],
+    failures: Sequence[str],
+    provenance: dict[str, str],
+) -> Path:
+    """Writes report.html and report.json, and logs both with all contrasts to the experiment's MLflow run.
+
+    Returns:
+        Path of report.html.
+    """
+    config = context.config
+    data = ScanDataset(dataset, "train")
+    rows = read_rows(floor / ROWS) + training_rows(outcomes)
+    for outcome in outcomes:
+        if outcome.score is not None:
+            rows += read_rows(outcome.score / ROWS)
+    for _, path in cells:
+        rows += read_rows(path / ROWS)
+    contrasts = contrast_rows(cells, config.classification, config.seed)
+    rows += contrasts
+
+    folder = context.report_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = folder / "pictures"
+    write_pictures(data.codes[data.rows], data.labels, len(data.spec.classes), pictures)
+    device = (
+        "CUDA " + torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    write_report(
+        ReportInput(
+            title=config.name,
+            headline=config.headline,
+            config=config.model_dump(mode="json"),
+            dataset=data.meta,
+            real_samples=pictures,
+            gans=tuple(gan_summary(outcome) for outcome in outcomes),
+            rows=tuple(rows),
+            warnings=(*failures, *experiment_warnings(context, data, outcomes)),
+            links={
+                "MLflow": f"mlflow ui --backend-store-uri {context.uri}",
+                "Artifacts": str(context.store.root),
+                **{f"Synthetic set of {o.gan} (seed {o.seed})": str(o.synthetic) for o in outcomes if o.synthetic},
+            },
+            provenance={**provenance, "device": device, **versions()},
+        ),
+        folder,
+    )
+    values: dict[str, float] = {}
+    for row in contrasts:
+        name = f"{row.metric}.{row.arm}.{row.classifier}.{row.gan}.x{row.ratio:g}"
+        values |= {name: row.value, f"{name}.low": row.low or 0.0, f"{name}.high": row.high or 0.0}
+    context.parent.log(values, 0)
+    context.parent.log_file(folder / "report.html")
+    context.parent.log_file(folder / "report.json")
+    return folder / "report.html"
+
+
+def comparison_table(outcomes: Sequence[Outcome]) -> str:
+    """GAN × metrics as a Markdown table, for Prefect's page of the run."""
+    names = ("kid.domain", "fid.domain", "precision", "recall", "density", "coverage")
+    lines = ["| GAN | seed | status | " + " | ".join(names) + " |", "|---" * (len(names) + 3) + "|"]
+    for outcome in outcomes:
+        values = {row.metric: row.value for row in read_rows(outcome.score / ROWS)} if outcome.score else {}
+        figures = [f"{values[name]:.4g}" if name in values else "–" for name in names]
+        lines.append(f"| {outcome.gan} | {outcome.seed} | {outcome.status} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,184 @@
+"""The experiment's configuration: one YAML, validated whole before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from classifiers.config import ClassifierConfig
+from medgan.config import GanConfig
+from pipeline.config import apply_overrides, expand_preset, merge, read_yaml, validate
+from pipeline.ingest import DataConfig
+from pipeline.records import MedaugError
+
+
+class Frozen(BaseModel):
+    """Unknown keys are errors; values do not change after validation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SynthesisConfig(Frozen):
+    """What is drawn from each generator.
+
+    Attributes:
+        per_class: images of each class; must cover the largest ratio of arm D.
+        truncation: 1.0 draws from the whole distribution; scores always use the images as drawn.
+        dicom: how many images of each class are written as DICOM files too.
+    """
+
+    per_class: int = Field(default=200, ge=2)
+    truncation: float = Field(default=1.0, gt=0.0, le=1.0)
+    dicom: int = Field(default=8, ge=0)
+
+
+class ClassificationConfig(Frozen):
+    """The comparison of training sets.
+
+    Attributes:
+        arms: which of PROTOCOL's arms are trained.
+        ratios: synthetic to real training images, for arms C and D.
+        seeds: classifier seeds; each arm is trained once per seed.
+        endpoint: the one primary metric, named before the run.
+        resamples: bootstrap resamples over patients.
+    """
+
+    arms: tuple[Literal["A", "B", "C", "D", "E"], ...] = ("A", "B", "C", "D")
+    ratios: tuple[float, ...] = (1.0,)
+    seeds: tuple[int, ...] = (0, 1)
+    endpoint: Literal["auroc", "auprc", "balanced_accuracy"] = "auroc"
+    resamples: int = Field(default=2000, ge=100)
+
+    @field_validator("ratios")
+    @classmethod
+    def _positive(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
+        if not ratios or any(not 0 < ratio <= 10 for ratio in ratios):
+            raise ValueError("ratios must lie above 0 and at most at 10 (1 doubles the training images)")
+        return ratios
+
+    @model_validator(mode="after")
+    def _contrasts_need_controls(self) -> ClassificationConfig:
+        if not self.seeds:
+            raise ValueError("seeds: at least one classifier seed is needed")
+        if "D" in self.arms and not {"B", "C"} <= set(self.arms):
+            raise ValueError("arm D without B and C has nothing to be compared with; add them to arms")
+        return self
+
+
+class TrackingConfig(Frozen):
+    """Where MLflow keeps its runs.
+
+    Attributes:
+        uri: a tracking URI; None takes MLFLOW_TRACKING_URI, or else ``mlflow.db`` in the runs folder.
+        experiment: the MLflow experiment; None takes the experiment's name.
+    """
+
+    uri: str | None = None
+    experiment: str | None = None
+
+
+class ExperimentConfig(Frozen):
+    """Everything a run depends on.
+
+    Attributes:
+        name: names the folder of the report and the MLflow experiment.
+        headline: stands above the report.
+        seed: base of all seeds that are not named one by one.
+        data: where scans come from and how they are prepared.
+        gans: one training per entry and GAN seed.
+        gan_seeds: seeds of the generators.
+        extractor: the classifier whose features ``fid.domain`` uses; trained on training patients.
+        synthesis: what is drawn.
+        classifiers: the downstream classifiers.
+        classification: arms, ratios, seeds, endpoint.
+        tracking: MLflow.
+        runs: folder of artifacts, reports and the embedded databases.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    headline: str = ""
+    seed: int = 0
+    data: DataConfig
+    gans: tuple[GanConfig, ...] = ()
+    gan_seeds: tuple[int, ...] = (0,)
+    extractor: ClassifierConfig
+    synthesis: SynthesisConfig = SynthesisConfig()
+    classifiers: tuple[ClassifierConfig, ...] = ()
+    classification: ClassificationConfig = ClassificationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    runs: Path = Path("runs")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> ExperimentConfig:
+        for kind, names in (("gans", [g.name for g in self.gans]), ("classifiers", [c.name for c in self.classifiers])):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{kind}: {', '.join(twice)} is there twice; give each entry its own name")
+        if self.gans and not self.gan_seeds:
+            raise ValueError("gan_seeds: at least one seed is needed")
+        return self
+
+
+def load_experiment(
+    path: Path,
+    overrides: Sequence[str] = (),
+    data: Path | None = None,
+    labels: Path | None = None,
+    runs: Path | None = None,
+) -> ExperimentConfig:
+    """Reads, expands, overrides and validates an experiment's YAML.
+
+    Args:
+        path: the experiment's file, e.g. ``configs/experiment/quickstart.yaml``.
+        overrides: ``a.b=c`` texts; they come last.
+        data: replaces ``data.source.path``.
+        labels: replaces ``data.labels.file``.
+        runs: replaces ``runs``.
+
+    Raises:
+        MedaugError: one line that names file, key, what was expected and the nearest known name.
+    """
+    raw: dict[str, Any] = read_yaml(path)
+    raw["data"] = expand_preset("data", raw.get("data", {}), path, f"{path}: data")
+    if data is not None:
+        raw["data"] = merge(raw["data"], {"source": {"path": str(data)}})
+    if labels is not None:
+        raw["data"] = merge(raw["data"], {"labels": {"file": str(labels)}})
+    if runs is not None:
+        raw["runs"] = str(runs)
+    raw = apply_overrides(raw, overrides)
+    raw["extractor"] = expand_preset("classifier", raw.get("extractor", "resnet"), path, f"{path}: extractor")
+    raw["gans"] = _expand_group("gan", raw.get("gans"), raw.pop("gan_defaults", None), path, "gans")
+    raw["classifiers"] = _expand_group(
+        "classifier", raw.get("classifiers"), raw.pop("classifier_defaults", None), path, "classifiers"
+    )
+    return validate(ExperimentConfig, raw, str(path))
+
+
+def _expand_group(
+    group: str, entries: Any, defaults: Mapping[str, Any] | None, path: Path, key: str
+) -> list[dict[str, Any]]:
+    """A list of names, or a mapping name → overlay, to full configurations; the defaults lie under each overlay."""
+    if entries is None:
+        entries = {}
+    if isinstance(entries, list):
+        named: dict[str, Any] = {}
+        for entry in entries:
+            overlay = {"preset": entry} if isinstance(entry, str) else entry
+            name = isinstance(overlay, Mapping) and overlay.get("name", overlay.get("preset"))
+            if not name:
+                raise MedaugError(f"{path}: {key}: {entry!r} has neither preset nor name")
+            named[str(name)] = overlay
+        entries = named
+    if not isinstance(entries, Mapping):
+        raise MedaugError(f"{path}: {key}: expected a list of names or a mapping, found {entries!r}")
+    expanded = []
+    for name, overlay in entries.items():
+        overlay = {"preset": name, **merge(defaults or {}, overlay or {})}
+        expanded.append({**expand_preset(group, overlay, path, f"{path}: {key}"), "name": str(name)})
+    return expanded

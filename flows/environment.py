@@ -1,0 +1,34 @@
+"""Process environment that must stand before Prefect and MLflow are imported. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def prepare(runs: Path) -> None:
+    """Sets defaults; whatever the user has set in the environment wins.
+
+    Patients' data are near: nothing phones home. Without a Prefect server configured, Prefect's own temporary
+    server keeps its database in the runs folder instead of the user's home.
+
+    Args:
+        runs: the runs folder.
+    """
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_HOME": str(runs.resolve() / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        # The terminal belongs to the progress bars; Prefect's own pages keep all messages.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline,medgan,classifiers,flows",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    with contextlib.suppress(OSError):  # Prefect makes its home but not its parents; preflight says what is wrong
+        Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

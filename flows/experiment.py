@@ -1,0 +1,223 @@
+"""The main job: data, GANs, synthetic sets, scores, classifiers, report, as one Prefect flow."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.futures import PrefectFuture
+from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.classify import Cell, classify
+from flows.compare import Outcome, comparison_table, write_experiment_report
+from flows.configuration import ExperimentConfig
+from flows.context import Context, one_line
+from flows.devices import workers
+from flows.features import train_extractor
+from flows.ingest import ingest_scans
+from flows.preflight import check_disk, check_networks, check_output, check_services
+from flows.progress import say
+from flows.score import score_floor, score_synthetic
+from flows.synthesize import draw_synthetic
+from flows.tracking import tracking_uri
+from flows.train_gan import train_gan
+from pipeline.dataset import ScanDataset
+from pipeline.records import MedaugError
+from pipeline.store import Artifact, canonical_json
+
+K = TypeVar("K")
+Training = tuple[str, int]
+"""A GAN's name and seed."""
+Until = Literal["ingest", "train", "synthesize", "score", "classify", "report"]
+STAGES: tuple[Until, ...] = ("ingest", "train", "synthesize", "score", "classify", "report")
+
+
+def preflight(config: ExperimentConfig) -> None:
+    """All checks that need no data.
+
+    Raises:
+        MedaugError: the first fault.
+    """
+    check_output(config.runs)
+    check_disk(config, check_networks(config))
+    check_services(config)
+
+
+def open_context(config: ExperimentConfig, dataset: Artifact) -> Context:
+    """The experiment's MLflow run: taken up again where configuration and data are the same."""
+    uri = tracking_uri(config.tracking.uri, config.runs)
+    context = Context(config, uri)
+    tracker = context.tracker
+    tracker.close_dead_runs()
+    settings = config.model_dump(mode="json", exclude={"runs", "tracking", "headline"})
+    key = hashlib.sha256(canonical_json([settings, dataset.digest]).encode()).hexdigest()[:16]
+    tags = {"stage": "experiment", "dataset": dataset.path.name}
+    run = tracker.run(key, config.name, tags, description=config.headline)
+    if not run.finished:
+        run.log_params({"name": config.name, "seed": config.seed, "classification": settings["classification"]})
+        run.log_dataset(dataset.path.name, dataset.digest, str(dataset.path), "experiment")
+    return replace(context, parent_run_id=run.run_id)
+
+
+def check_ratios(config: ExperimentConfig, data: ScanDataset) -> None:
+    """Enough images are drawn for the largest ratio of arm D.
+
+    Raises:
+        MedaugError: too few; names the number that would do.
+    """
+    need = -(-max(config.classification.ratios) * len(data) // len(data.spec.classes))
+    if "D" in config.classification.arms and config.classifiers and need > config.synthesis.per_class:
+        raise MedaugError(
+            f"synthesis.per_class: {config.synthesis.per_class} images of each class are too few for ratio "
+            f"{max(config.classification.ratios):g} of {len(data)} training scans; set at least {need:.0f}"
+        )
+
+
+def settle(futures: Mapping[K, PrefectFuture[Path]], what: Callable[[K], str], failures: list[str]) -> dict[K, Path]:
+    """Waits for all; a failed one becomes a line in ``failures`` and takes no other along.
+
+    Args:
+        futures: submitted tasks by key.
+        what: names a key for people.
+        failures: gets one line for each failure.
+
+    Returns:
+        The results of those that succeeded.
+    """
+    results = {}
+    for key, future in futures.items():
+        future.wait()
+        if future.state.is_completed():
+            results[key] = future.result()
+        else:
+            error = future.state.result(raise_on_failure=False)
+            reason = one_line(error) if isinstance(error, BaseException) else str(future.state.message)
+            failures.append(f"{what(key)} failed: {reason}")
+            say(failures[-1])
+    return results
+
+
+def grid(config: ExperimentConfig, synthetic: Mapping[Training, Path]) -> list[Cell]:
+    """All cells whose synthetic set is there, real-only ones first."""
+    settings = config.classification
+    cells = []
+    for classifier, seed in product(config.classifiers, settings.seeds):
+        cells += [Cell(arm, classifier, seed) for arm in settings.arms if arm in ("A", "B")]
+        cells += [Cell("C", classifier, seed, ratio) for ratio in settings.ratios if "C" in settings.arms]
+        for (gan, gan_seed), path in synthetic.items():
+            drawn = (gan, gan_seed, path)
+            cells += [Cell("D", classifier, seed, ratio, *drawn) for ratio in settings.ratios if "D" in settings.arms]
+            cells += [Cell("E", classifier, seed, None, *drawn)] if "E" in settings.arms else []
+    return cells
+
+
+@flow(name="medaug experiment", flow_run_name="{config.name}", task_runner=ThreadPoolTaskRunner(max_workers=workers()))  # type: ignore[arg-type]
+def experiment(config: ExperimentConfig, until: Until = "report") -> State[Any]:
+    """Runs an experiment as far as ``until``; whatever is done already is found, not done again.
+
+    One GAN that fails takes only what needs it along; the flow then ends as *failed in part*.
+
+    Args:
+        config: the experiment; Prefect's UI shows it as a form.
+        until: the last stage wanted.
+    """
+    started = time.time()
+    before = artifact_count(config)
+    preflight(config)  # here as well as in the command: a server's form starts the flow without it
+    ingested = ingest_scans(config)
+    dataset = Artifact.open(ingested)
+    counts = {split: sum(c["slices"] for c in of.values()) for split, of in dataset.meta["counts"].items()}
+    say(f"dataset {dataset.path.name}: " + ", ".join(f"{n} {split}" for split, n in counts.items()) + " scans")
+    if until == "ingest":
+        return finish(config, until, {"dataset": str(dataset.path)}, [], before)
+
+    data = ScanDataset(ingested, "train")
+    parameters = check_networks(config, data.spec.classes)
+    check_disk(config, parameters, scans=sum(counts.values()))
+    check_ratios(config, data)
+    context = open_context(config, dataset)
+    failures: list[str] = []
+    wanted = STAGES.index(until)
+
+    extractor = train_extractor(context, ingested)
+    trained = settle(
+        {
+            (gan.name, seed): train_gan.submit(context, ingested, extractor, gan, seed)
+            for gan, seed in product(config.gans, config.gan_seeds)
+        },
+        lambda key: f"training {key[0]} (seed {key[1]})",
+        failures,
+    )
+    usable = {key: path for key, path in trained.items() if Artifact.open(path).meta["status"] == "done"}
+    synthetic, scores, cells = {}, {}, {}
+    if wanted >= STAGES.index("synthesize"):
+        synthetic = settle(
+            {key: draw_synthetic.submit(context, ingested, path) for key, path in usable.items()},
+            lambda key: f"drawing from {key[0]} (seed {key[1]})",
+            failures,
+        )
+    if wanted >= STAGES.index("score"):
+        scores = settle(
+            {key: score_synthetic.submit(context, ingested, extractor, path) for key, path in synthetic.items()},
+            lambda key: f"scoring {key[0]} (seed {key[1]})",
+            failures,
+        )
+    if wanted >= STAGES.index("classify"):
+        cells = settle(
+            {cell: classify.submit(context, ingested, cell) for cell in grid(config, synthetic)},
+            lambda cell: f"classifier {cell.title}",
+            failures,
+        )
+    outcomes = [
+        outcome(key, trained.get(key), synthetic.get(key), scores.get(key), failures)
+        for key in product([gan.name for gan in config.gans], config.gan_seeds)
+    ]
+    results = {"dataset": str(dataset.path), "mlflow": context.uri}
+    if until == "report":
+        floor = score_floor(context, ingested, extractor)
+        provenance = {"started": time.strftime("%Y-%m-%d %H:%M", time.localtime(started))}
+        provenance["wall time of this run"] = f"{time.time() - started:.0f} s"
+        report = write_experiment_report(context, ingested, floor, outcomes, list(cells.items()), failures, provenance)
+        results["report"] = str(report)
+    if wanted >= STAGES.index("score"):
+        create_markdown_artifact(comparison_table(outcomes), key="comparison", description="GAN × metrics")
+    context.parent.end("FAILED" if failures else "FINISHED")
+    return finish(config, until, results, failures, before)
+
+
+def artifact_count(config: ExperimentConfig) -> int:
+    """Finished artifacts in the store."""
+    return sum(1 for _ in (config.runs / "artifacts").glob("*/*/manifest.json"))
+
+
+def finish(
+    config: ExperimentConfig, until: Until, results: Mapping[str, str], failures: Sequence[str], before: int
+) -> State[Any]:
+    """The flow's final state, with a summary as its data."""
+    made = artifact_count(config) - before
+    name = "failed in part" if failures else "done"
+    message = f"{config.name} up to {until}; {made} new artifacts"
+    summary = {"status": name, "message": message, **results, "failures": list(failures), "new_artifacts": made}
+    if failures:
+        return Failed(name="Failed in part", message=f"{message}; " + "; ".join(failures), data=summary)
+    return Completed(message=message if made else f"{message}: everything was done already", data=summary)
+
+
+def outcome(
+    key: Training, generator: Path | None, synthetic: Path | None, score: Path | None, failures: Sequence[str]
+) -> Outcome:
+    """What became of one training, for the report."""
+    gan, seed = key
+    if generator is None:
+        reason = next((line for line in failures if line.startswith(f"training {gan} (seed {seed})")), "")
+        return Outcome(gan, seed, "failed", reason.partition(" failed: ")[2])
+    meta = Artifact.open(generator).meta
+    return Outcome(gan, seed, meta["status"], meta["reason"], generator, synthetic, score)

@@ -1,0 +1,56 @@
+"""The domain feature extractor: a classifier of the training patients, whose features fidelity metrics use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from classifiers.arms import build_arm
+from classifiers.train import train_classifier
+from flows.context import Context, plain
+from flows.progress import progress_bar
+from pipeline.dataset import ScanDataset
+from pipeline.store import Artifact, Draft, Recipe, code_version
+
+
+@task(name="train feature extractor", tags=["extractor"], cache_policy=NO_CACHE)
+def train_extractor(context: Context, dataset: Path) -> Path:
+    """Trains the extractor on training patients with classical augmentation (arm B).
+
+    Returns:
+        The extractor artifact's folder, readable by :func:`classifiers.trained.load_classifier`.
+    """
+    config = context.config
+    data = Artifact.open(dataset)
+    settings: dict[str, Any] = {"classifier": plain(config.extractor), "seed": config.seed}
+    recipe = Recipe(
+        "extractor",
+        config.extractor.name,
+        {"dataset": data.digest},
+        settings,
+        code_version("classifiers", "pipeline.dataset"),
+    )
+    tags = {"stage": "extractor", "classifier": config.extractor.name, "classifier_seed": config.seed}
+    with context.child(recipe, f"extractor {config.extractor.name}", tags) as run:
+
+        def build(draft: Draft) -> None:
+            run.log_params(settings)
+            real = ScanDataset(dataset, "train")
+            arm = build_arm("B", real, seed=config.seed)
+            with progress_bar("train feature extractor", "steps") as progress:
+                trained = train_classifier(
+                    config.extractor,
+                    arm,
+                    ScanDataset(dataset, "validation"),
+                    config.seed,
+                    device=config.device,
+                    log=run.log,
+                    progress=progress,
+                )
+            trained.save(draft.folder)
+
+        artifact = context.store.get_or_create(recipe, build)
+    return artifact.path

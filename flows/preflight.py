@@ -1,0 +1,107 @@
+"""Checks before anything starts: disk, folders, addresses. Each failure is one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlparse
+from urllib.request import urlopen
+
+import torch
+
+from flows.configuration import ExperimentConfig
+from flows.tracking import tracking_uri
+from medgan.registry import build
+from pipeline.records import ImageSpec, MedaugError
+
+WAIT_SECONDS = 10.0
+TRAINING_STATES = 3  # two checkpoints and one in the making
+BYTES_PER_PARAMETER = 4 * 4  # weights, two Adam moments, the average
+
+
+def check_output(runs: Path) -> None:
+    """The runs folder can be made and written.
+
+    Raises:
+        MedaugError: it cannot.
+    """
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=runs) as probe:
+            probe.write(b"medaug")
+    except OSError as error:
+        raise MedaugError(
+            f"runs folder {runs}: not writable ({error.strerror}); choose another with --runs DIR"
+        ) from None
+
+
+def check_disk(config: ExperimentConfig, parameters: int, scans: int = 0) -> None:
+    """Enough free disk for checkpoints, generators, synthetic sets and tracking.
+
+    Args:
+        config: the experiment.
+        parameters: of the largest generator and discriminator together.
+        scans: number of scans, once known.
+
+    Raises:
+        MedaugError: too little; names need, free and remedy.
+    """
+    height, width = config.data.size
+    image = height * width * config.data.channels * 2
+    trainings = len(config.gans) * len(config.gan_seeds)
+    training = parameters * BYTES_PER_PARAMETER * (TRAINING_STATES + trainings * 2)
+    images = image * (scans + trainings * config.synthesis.per_class * 16)
+    need = int(1.2 * (training + images)) + 200 * 2**20
+    free = shutil.disk_usage(config.runs).free
+    if free < need:
+        raise MedaugError(
+            f"runs folder {config.runs}: {free / 2**30:.1f} GiB free, this run needs about {need / 2**30:.1f} GiB; "
+            "free some or choose another disk with --runs DIR"
+        )
+
+
+def check_address(what: str, url: str, health: str, remedy: str) -> None:
+    """An HTTP service answers within :data:`WAIT_SECONDS`.
+
+    Raises:
+        MedaugError: it does not; says which.
+    """
+    try:
+        with urlopen(url.rstrip("/") + health, timeout=WAIT_SECONDS):
+            return
+    except (URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise MedaugError(f"{what} at {url} does not answer within {WAIT_SECONDS:.0f} s ({reason}); {remedy}") from None
+
+
+def check_services(config: ExperimentConfig) -> None:
+    """MLflow's and Prefect's addresses answer, where addresses are configured."""
+    uri = tracking_uri(config.tracking.uri, config.runs)
+    if urlparse(uri).scheme in ("http", "https"):
+        check_address("MLflow", uri, "/health", "start it, or change tracking.uri or MLFLOW_TRACKING_URI")
+    prefect = os.environ.get("PREFECT_API_URL")
+    if prefect:
+        check_address("Prefect", prefect, "/health", "start it, or change or unset PREFECT_API_URL")
+
+
+def check_networks(config: ExperimentConfig, classes: tuple[str, ...] = ("a", "b")) -> int:
+    """Every configured GAN can make the configured size.
+
+    Returns:
+        Parameters of the largest generator and discriminator together, for :func:`check_disk`.
+
+    Raises:
+        MedaugError: unknown network, or a size it cannot make.
+    """
+    height, width = config.data.size
+    spec = ImageSpec(config.data.channels, height, width, classes)
+    largest = 0
+    for gan in config.gans:
+        with torch.device("meta"):  # shapes alone: no memory, no time
+            networks = build(gan, spec)
+        trained = (*networks.generator.parameters(), *networks.discriminator.parameters())
+        largest = max(largest, sum(weights.numel() for weights in trained))
+    return largest

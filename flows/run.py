@@ -1,0 +1,40 @@
+"""Runs the experiment's flow in this process and says in plain words how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.configuration import ExperimentConfig
+from flows.experiment import Until, experiment, preflight
+
+
+def run_experiment(config: ExperimentConfig, until: Until) -> dict[str, Any]:
+    """Checks, runs and sums up.
+
+    Returns:
+        ``status`` "done" or "failed in part", the flow's summary, and ``text`` for people.
+
+    Raises:
+        MedaugError: input or configuration is wrong.
+        Exception: whatever else stopped the flow as a whole.
+    """
+    preflight(config)  # before Prefect's server starts: a typo should cost no ten seconds
+    state = experiment(config, until, return_state=True)
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, BaseException):
+        raise result
+    if not isinstance(result, dict):
+        raise RuntimeError(f"the flow ended as {state.name}: {state.message}")
+    return {**result, "text": _text(result)}
+
+
+def _text(summary: dict[str, Any]) -> str:
+    lines = [f"{summary['status']}: {summary['message']}"]
+    lines += [f"  {failure}" for failure in summary["failures"]]
+    if summary["new_artifacts"] == 0:
+        lines.append("Data and configuration are unchanged: everything was done already.")
+    if summary.get("report"):
+        lines.append(f"Report:  {summary['report']}")
+    if summary.get("mlflow"):
+        lines.append(f"MLflow:  mlflow ui --backend-store-uri {summary['mlflow']}")
+    return "\n".join(lines)

@@ -1,0 +1,43 @@
+"""The tables of a finished report, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+FIDELITY = ("kid.domain", "fid.domain", "precision", "recall", "density", "coverage")
+CLASSIFIER = ("auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "brier", "ece")
+
+
+def report_tables(report: Mapping[str, Any]) -> str:
+    """GAN × fidelity, arm × classifier metrics (mean over seeds), and the contrasts with their intervals.
+
+    Args:
+        report: the content of ``report.json``.
+    """
+    rows = pd.DataFrame(report["rows"])
+    parts = []
+    score = rows[(rows["stage"] == "score") & rows["metric"].isin(FIDELITY)]
+    if len(score):
+        table = score.pivot_table(index=["gan", "gan_seed"], columns="metric", values="value")
+        parts.append("Fidelity to the real training images\n" + _text(table.reindex(columns=list(FIDELITY))))
+    arms = rows[(rows["stage"] == "classify") & rows["metric"].isin(CLASSIFIER)].fillna({"ratio": 0})
+    if len(arms):
+        table = arms.pivot_table(index=["classifier", "arm", "gan", "ratio"], columns="metric", values="value")
+        parts.append(
+            "Classifiers on the test patients, mean over seeds\n" + _text(table.reindex(columns=list(CLASSIFIER)))
+        )
+    contrasts = rows[rows["stage"] == "contrast"]
+    if len(contrasts):
+        columns = ["classifier", "gan", "ratio", "arm", "metric", "value", "low", "high", "n", "note"]
+        parts.append(
+            "Contrasts over patients, 95 % intervals\n"
+            + contrasts[columns].to_string(index=False, float_format="{:.3f}".format)
+        )
+    return "\n\n".join(parts) or "no rows"
+
+
+def _text(table: pd.DataFrame) -> str:
+    return str(table.to_string(float_format="{:.3f}".format, na_rep="–"))

@@ -1,0 +1,106 @@
+"""Training state on disk: safetensors and JSON, whole or absent, the last good two kept; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.store import file_sha256
+
+TENSORS, STATE = "tensors.safetensors", "state.json"
+KEEP = 2
+
+logger = logging.getLogger(__name__)
+
+
+def write_state(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Writes a state into a new folder, which appears under its name only when it is whole.
+
+    Args:
+        folder: must not exist yet.
+        tensors: by name; saved from the CPU.
+        state: JSON data.
+    """
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(plain, draft / TENSORS)
+    content = {"tensors_sha256": file_sha256(draft / TENSORS), **state}
+    (draft / STATE).write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    for name in (TENSORS, STATE):
+        with (draft / name).open("rb") as stream:
+            os.fsync(stream.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what :func:`write_state` wrote.
+
+    Raises:
+        ValueError: the folder is damaged; the message says how.
+    """
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if file_sha256(folder / TENSORS) != state.pop("tensors_sha256"):
+            raise ValueError(f"{TENSORS} is not what was written")
+        return load_file(folder / TENSORS), state
+    except (OSError, KeyError, AttributeError, UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
+        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def save_checkpoint(scratch: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Writes ``scratch/step-N`` and drops all but the newest two."""
+    write_state(scratch / f"step-{step:09d}", tensors, state)
+    for old in sorted(scratch.glob("step-*"))[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def latest_checkpoint(scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest checkpoint that is whole; a damaged one is named in a warning, removed, and the one before it used."""
+    for folder in sorted(scratch.glob("step-*"), reverse=True):
+        try:
+            return read_state(folder)
+        except ValueError as error:
+            logger.warning("checkpoint %s is damaged (%s): not used, going back to the one before it", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+    """An optimiser's moments and step counts by name."""
+    return {
+        f"{prefix}.{place}.{key}": value
+        for place, parameter in enumerate(_parameters(optimiser))
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, prefix: str, tensors: Mapping[str, Tensor]) -> None:
+    """Puts back what :func:`optimiser_tensors` took.
+
+    Moments get the memory layout of their parameter, which safetensors does not keep and fused optimisers count on.
+    """
+    parameters = _parameters(optimiser)
+    for name, value in tensors.items():
+        if not name.startswith(f"{prefix}."):
+            continue
+        place, key = name.removeprefix(f"{prefix}.").split(".")
+        parameter = parameters[int(place)]
+        like = parameter if value.shape == parameter.shape else value  # step counts are scalars
+        optimiser.state[parameter][key] = torch.empty_like(like, device=parameter.device).copy_(value)
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]

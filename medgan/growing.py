@@ -1,0 +1,137 @@
+"""Progressive growing: networks that start small and fade in one doubling after the other (PGGAN, sections 2 and A)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medgan.config import require
+from medgan.contract import Discriminator, Pyramid, Stage
+from medgan.layers import (
+    HE_GAIN,
+    LEAK,
+    Blur,
+    EqualConv2d,
+    EqualLinear,
+    HalvingConv2d,
+    channels_at,
+    double,
+    halve,
+    minibatch_stddev,
+    project_logits,
+    projection_outputs,
+)
+from pipeline.records import ImageSpec
+
+
+@dataclass(frozen=True)
+class Growth:
+    """When to grow, in shares of the training, so that a schedule fits any length and any size.
+
+    Attributes:
+        start: size of the first stage, in the nominal size that is 4 at level 0: 4 (PGGAN) or 8 (StyleGAN).
+        share: share of the training's images by which the last size is wholly there; 0 does not grow at all.
+        fade: share of each doubling's images during which the new level fades in; the rest before it is stable.
+    """
+
+    start: int
+    share: float
+    fade: float
+
+    def __post_init__(self) -> None:
+        require(self.start in (4, 8, 16), "growth_start", self.start, "4, 8 or 16")
+        require(0 <= self.share < 1, "growth_share", self.share, "at least 0, below 1")
+        require(0 < self.fade <= 1, "growth_fade", self.fade, "above 0, at most 1")
+
+    def stage_at(self, images_seen: int, images: int, levels: int) -> Stage:
+        """Size and fade after ``images_seen`` of ``images``."""
+        first = min(self.start.bit_length() - 3, levels)  # 4 -> level 0, 8 -> level 1
+        if self.share == 0 or first == levels:
+            return Stage(levels)
+        each = self.share * images / (levels - first)  # images for one doubling: stable, then fading
+        doubling, within = divmod(images_seen, each)
+        level = first + int(doubling)
+        if level >= levels:
+            return Stage(levels)
+        alpha = (within / each - (1 - self.fade)) / self.fade
+        return Stage(level) if alpha <= 0 else Stage(level + 1, alpha)
+
+
+def fade_images(below: Tensor, newest: Tensor, alpha: float) -> Tensor:
+    """(1 − α)·doubled smaller image + α·newest (PGGAN, figure 2). [N, C, h, w], [N, C, 2h, 2w] -> [N, C, 2h, 2w]."""
+    return torch.lerp(double(below), newest, alpha)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two convolutions and a halving at one level: [N, I, H, W] -> [N, O, H/2, W/2].
+
+    Without ``taps`` as PGGAN has it (table 2): averages after the second activation. With them as StyleGAN has it:
+    a lowpass before the halving (section 2), and activation after it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, taps: tuple[float, ...]):
+        super().__init__()
+        self.conv0 = EqualConv2d(inputs, inputs, 3, gain=HE_GAIN)
+        self.conv1 = (HalvingConv2d if taps else EqualConv2d)(inputs, outputs, 3, gain=HE_GAIN)
+        self.blur = Blur(taps, padding=len(taps) // 2) if taps else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halves."""
+        x = F.leaky_relu(self.conv0(x), LEAK)
+        if self.blur is None:
+            return halve(F.leaky_relu(self.conv1(x), LEAK))
+        return F.leaky_relu(self.conv1(self.blur(x)), LEAK)
+
+
+class GrowingDiscriminator(Discriminator):
+    """PGGAN's discriminator (table 2), which StyleGAN kept.
+
+    Args:
+        spec: what the images are.
+        pyramid: their sizes.
+        base: see :func:`channels_at`.
+        maximum: see :func:`channels_at`.
+        stddev_group: images in a group of minibatch stddev; 0 leaves it out.
+        taps: of the lowpass before each halving; () for none.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        pyramid: Pyramid,
+        base: int,
+        maximum: int,
+        stddev_group: int,
+        taps: tuple[float, ...] = (),
+    ):
+        super().__init__()
+        widths = [channels_at(level, base, maximum) for level in range(pyramid.levels + 1)]
+        self.stddev_group = stddev_group
+        self.from_rgb = nn.ModuleList(EqualConv2d(spec.channels, width, 1, gain=HE_GAIN) for width in widths)
+        # blocks[l] leads from level l + 1 to level l
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(widths[level + 1], widths[level], taps) for level in range(pyramid.levels)
+        )
+        self.conv = EqualConv2d(widths[0] + (stddev_group > 0), widths[0], 3, gain=HE_GAIN)
+        self.dense = EqualLinear(widths[0] * pyramid.height * pyramid.width, widths[0], gain=HE_GAIN)
+        self.score = EqualLinear(widths[0], projection_outputs(len(spec.classes)))
+
+    def forward(self, images: Tensor, labels: Tensor, stage: Stage) -> Tensor:
+        """See :meth:`Discriminator.forward`."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        x = self._read(images, stage.level)  # [N, C, h, w] -> [N, F, h, w]
+        for level in reversed(range(stage.level)):
+            x = self.blocks[level](x)  # [N, F, h, w] -> [N, 2F, h/2, w/2]
+            if level == stage.level - 1 and stage.alpha < 1:
+                x = torch.lerp(self._read(halve(images), level), x, stage.alpha)
+        if self.stddev_group:
+            x = minibatch_stddev(x, self.stddev_group)
+        x = F.leaky_relu(self.conv(x), LEAK)
+        x = F.leaky_relu(self.dense(x.flatten(1)), LEAK)  # [N, F, h, w] -> [N, F·h·w] -> [N, F]
+        return project_logits(self.score(x), labels)
+
+    def _read(self, images: Tensor, level: int) -> Tensor:
+        return F.leaky_relu(self.from_rgb[level](images), LEAK)

@@ -1,0 +1,1 @@
+"""One architecture a file; :mod:`medgan.registry` finds them by name."""

@@ -1,0 +1,181 @@
+"""DCGAN: Radford, Metz & Chintala, "Unsupervised Representation Learning with Deep Convolutional GANs", ICLR 2016.
+
+Their guidelines (section 3): strided instead of pooled, batch norm in both networks but not at the generator's output
+and the discriminator's input, no hidden fully connected layers, ReLU and tanh in the generator, leaky ReLU 0.2 in the
+discriminator, all weights from N(0, 0.02). Channels halve with each doubling, 1024 at 4x4 (their figure 1).
+The class enters beside z (Mirza & Osindero 2014) and by projection (Miyato & Koyama 2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medgan.config import GanConfig, require
+from medgan.contract import Architecture, Discriminator, Generator, NoiseSource, Pyramid, Stage
+from medgan.layers import LEAK, ClassEmbedding, channels_at, project_logits, projection_outputs
+from pipeline.records import ImageSpec
+
+
+@dataclass(frozen=True)
+class Options:
+    """DCGAN's own options.
+
+    Attributes:
+        latent: length of z.
+        label_width: length of the class embedding beside z.
+        base_channels: feature maps at 4x4 times 4; halved with every doubling.
+        max_channels: upper bound of feature maps.
+        discriminator_norm: "batch" or, for penalties on single images, "none".
+    """
+
+    latent: int = 100
+    label_width: int = 100
+    base_channels: int = 4096
+    max_channels: int = 1024
+    discriminator_norm: str = "batch"
+
+    def __post_init__(self) -> None:
+        for key in ("latent", "label_width", "base_channels", "max_channels"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        norm = self.discriminator_norm
+        require(norm in ("batch", "none"), "discriminator_norm", norm, "batch or none")
+
+
+class NormalWeights(nn.Module):
+    """A weight from N(0, 0.02) and, where nothing after it shifts, a bias from 0 (section 4)."""
+
+    def __init__(self, shape: tuple[int, ...], bias: int | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(bias)) if bias is not None else None
+
+    def draw_weights(self, rng: torch.Generator) -> None:
+        """Draws the weight."""
+        with torch.no_grad():
+            self.weight.normal_(0.0, 0.02, generator=rng)
+            if self.bias is not None:
+                self.bias.zero_()
+
+
+class StridedConv(NormalWeights):
+    """4x4 convolution at stride 2: [N, I, H, W] -> [N, O, H/2, W/2]."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool):
+        super().__init__((outputs, inputs, 4, 4), outputs if bias else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halves."""
+        return F.conv2d(x, self.weight, self.bias, stride=2, padding=1)
+
+
+class TransposedConv(NormalWeights):
+    """4x4 transposed ("fractionally strided") convolution at stride 2: [N, I, H, W] -> [N, O, 2H, 2W]."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool):
+        super().__init__((inputs, outputs, 4, 4), outputs if bias else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Doubles."""
+        return F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
+
+
+class Projection(NormalWeights):
+    """Linear: [N, I] -> [N, O]. Of a 1x1 map this is the transposed convolution of the paper's first layer."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool):
+        super().__init__((outputs, inputs), outputs if bias else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Projects."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm with scales from N(1, 0.02), as the authors' code has it."""
+
+    def draw_weights(self, rng: torch.Generator) -> None:
+        """Draws the scales."""
+        self.reset_running_stats()
+        with torch.no_grad():
+            self.weight.normal_(1.0, 0.02, generator=rng)
+            self.bias.zero_()
+
+
+class DcganGenerator(Generator):
+    """z and class -> 4x4 -> transposed convolutions -> tanh (figure 1)."""
+
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
+        super().__init__()
+        self.latent = options.latent
+        widths = [channels_at(k, options.base_channels, options.max_channels) for k in range(pyramid.levels)]
+        self.shape = (widths[0], pyramid.height, pyramid.width)
+        self.embedding = ClassEmbedding(len(spec.classes), options.label_width)
+        features = widths[0] * pyramid.height * pyramid.width
+        self.project = Projection(self.latent + self.embedding.width, features, bias=False)
+        self.norms = nn.ModuleList(BatchNorm(width) for width in widths)
+        inner = [TransposedConv(widths[k], widths[k + 1], bias=False) for k in range(pyramid.levels - 1)]
+        self.convs = nn.ModuleList([*inner, TransposedConv(widths[-1], spec.channels, bias=True)])
+
+    def forward(self, z: Tensor, labels: Tensor, stage: Stage, noise: NoiseSource | None) -> Tensor:
+        """See :meth:`Generator.forward`."""
+        x = self.project(self.embedding(z, labels)).reshape(-1, *self.shape)  # [N, C·h·w] -> [N, C, h, w]
+        x = x.contiguous(memory_format=torch.channels_last)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            x = conv(F.relu(norm(x)))  # [N, C, h, w] -> [N, C/2, 2h, 2w]
+        return torch.tanh(x.float())
+
+
+class DcganDiscriminator(Discriminator):
+    """Strided convolutions down to the smallest size, then one linear layer; the generator mirrored."""
+
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
+        super().__init__()
+        widths = [channels_at(k, options.base_channels, options.max_channels) for k in reversed(range(pyramid.levels))]
+        normed = options.discriminator_norm == "batch"
+        inputs = [spec.channels, *widths[:-1]]
+        # The first layer has no norm, so it keeps its bias.
+        self.convs = nn.ModuleList(
+            StridedConv(i, o, bias=not normed or k == 0) for k, (i, o) in enumerate(zip(inputs, widths, strict=True))
+        )
+        self.norms = nn.ModuleList(
+            BatchNorm(width) if normed and k > 0 else nn.Identity() for k, width in enumerate(widths)
+        )
+        features = widths[-1] * pyramid.height * pyramid.width
+        self.score = Projection(features, projection_outputs(len(spec.classes)), bias=True)
+
+    def forward(self, images: Tensor, labels: Tensor, stage: Stage) -> Tensor:
+        """See :meth:`Discriminator.forward`."""
+        x = images.contiguous(memory_format=torch.channels_last)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            x = F.leaky_relu(norm(conv(x)), LEAK)  # [N, C, h, w] -> [N, 2C, h/2, w/2]
+        return project_logits(self.score(x.flatten(1)), labels)  # [N, C, h, w] -> [N, C·h·w] -> [N]
+
+
+class Dcgan(Architecture):
+    """DCGAN with any loss; batch norm refuses penalties on single images."""
+
+    Options: ClassVar[type[Any]] = Options
+
+    def __init__(self, config: GanConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        self.generator = DcganGenerator(self.options, spec, self.pyramid)
+        self.discriminator = DcganDiscriminator(self.options, spec, self.pyramid)
+
+    @classmethod
+    def refuse(cls, config: GanConfig) -> None:
+        """No gradient penalty through batch norm."""
+        super().refuse(config)
+        if config.architecture["discriminator_norm"] == "none":
+            return
+        for key in ("gradient_penalty", "r1"):
+            if getattr(config.regularisation, key) > 0:
+                raise ValueError(
+                    f"regularisation.{key}: batch norm ties the images of a batch together, so a penalty on each "
+                    "image's own gradient loses its meaning (Gulrajani 2017, section 4); expected 0, or "
+                    "architecture.discriminator_norm: none"
+                )

@@ -1,0 +1,218 @@
+"""StyleGAN: Karras, Laine & Aila, "A Style-Based Generator Architecture for Generative Adversarial Networks".
+
+CVPR 2019. Their figure 1b: z goes through a mapping network to w, and the image grows out of a learned constant whose
+feature maps are re-styled by w after every convolution (AdaIN) and get fresh noise before it. PGGAN's discriminator and
+growing, from 8x8, with lowpass filters in all doublings and halvings (section 2); non-saturating loss with R1
+(appendix C).
+The class enters beside z (Mirza & Osindero 2014) and by projection (Miyato & Koyama 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medgan.config import GanConfig, require
+from medgan.contract import NoiseSource, Pyramid, Stage
+from medgan.growing import GrowingDiscriminator, Growth, fade_images
+from medgan.layers import HE_GAIN, LEAK, Blur, DoublingConv2d, EqualConv2d, EqualLinear, channels_at, exact
+from medgan.styles import MappingNetwork, StyleArchitecture, StyleGenerator
+from pipeline.records import ImageSpec
+
+TAPS = (1.0, 2.0, 1.0)
+COARSE_LEVELS = 4
+"""Truncation touches the layers of 4x4 to 32x32 (appendix B)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """StyleGAN's own options.
+
+    Attributes:
+        latent: length of z.
+        label_width: length of the class embedding beside z.
+        width: length of w.
+        mapping_layers: fully connected layers from z to w.
+        mapping_rate: their relative learning rate.
+        mixing: share of training images with styles of two latents.
+        noise: whether layers get noise.
+        base_channels: see :func:`medgan.layers.channels_at`.
+        max_channels: upper bound of feature maps.
+        stddev_group: images in a group of minibatch stddev; 0 leaves it out.
+        growth_start: see :class:`Growth`.
+        growth_share: see :class:`Growth`.
+        growth_fade: see :class:`Growth`.
+    """
+
+    latent: int = 512
+    label_width: int = 512
+    width: int = 512
+    mapping_layers: int = 8
+    mapping_rate: float = 0.01
+    mixing: float = 0.9
+    noise: bool = True
+    base_channels: int = 16384
+    max_channels: int = 512
+    stddev_group: int = 4
+    growth_start: int = 8
+    growth_share: float = 0.35
+    growth_fade: float = 0.5
+
+    def __post_init__(self) -> None:
+        for key in ("latent", "label_width", "width", "base_channels", "max_channels", "mapping_layers"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        require(self.mapping_rate > 0, "mapping_rate", self.mapping_rate, "above 0")
+        require(0 <= self.mixing <= 1, "mixing", self.mixing, "0 to 1")
+        group = self.stddev_group
+        require(group == 0 or group >= 2, "stddev_group", group, "0 (off) or 2 or more")
+        _ = self.growth
+
+    @property
+    def growth(self) -> Growth:
+        """When to grow."""
+        return Growth(self.growth_start, self.growth_share, self.growth_fade)
+
+
+def adaptive_instance_norm(x: Tensor, scale: Tensor, bias: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """AdaIN(x, y) = y_s·(x − μ(x))/σ(x) + y_b, over height and width of each image and channel (equation 1).
+
+    Statistics and coefficients are float32; the sums are matrix products with a row of ones, which stay fast when
+    channels come last.
+
+    Args:
+        x: [N, C, H, W], any dtype.
+        scale: y_s, float32 [N, C].
+        bias: y_b, float32 [N, C].
+        epsilon: beside the variance.
+
+    Returns:
+        [N, C, H, W], x's dtype, channels last.
+    """
+    N, C, H, W = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(N, H * W, C)  # [N, C, H, W] -> [N, HW, C]
+    with torch.autocast(x.device.type, enabled=False):
+        precise = exact(rows)
+        mean_of = torch.full((N, 1, H * W), 1.0 / (H * W), device=x.device, dtype=precise.dtype)
+        mean = torch.bmm(mean_of, precise)  # [N, 1, HW] · [N, HW, C] -> [N, 1, C]
+        variance = (torch.bmm(mean_of, precise.square()) - mean.square()).clamp(min=0.0)
+        factor = scale[:, None, :] * torch.rsqrt(variance + epsilon)
+        shift = bias[:, None, :] - factor * mean
+    rows = torch.addcmul(shift.to(x.dtype), rows, factor.to(x.dtype))
+    return rows.reshape(N, H, W, C).permute(0, 3, 1, 2)  # [N, HW, C] -> [N, C, H, W]
+
+
+class Epilogue(nn.Module):
+    """What follows every convolution (figure 1b): noise scaled for each channel, bias, activation, AdaIN."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.noise_scale = nn.Parameter(torch.empty(1, channels, 1, 1))
+        self.bias = nn.Parameter(torch.empty(1, channels, 1, 1))
+        self.style = EqualLinear(width, 2 * channels)  # "A": one affine of w gives y_s − 1 and y_b
+
+    def draw_weights(self, rng: torch.Generator) -> None:
+        """Noise and bias start at 0."""
+        with torch.no_grad():
+            self.noise_scale.zero_()
+            self.bias.zero_()
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
+        """X [N, C, H, W], w [N, width], noise [N, 1, H, W] -> [N, C, H, W]."""
+        x = x + self.bias.to(x.dtype)
+        if noise is not None:
+            x = torch.addcmul(x, noise.to(x.dtype), self.noise_scale.to(x.dtype))
+        x = F.leaky_relu(x, LEAK)
+        with torch.autocast(x.device.type, enabled=False):
+            scale, bias = self.style(exact(w)).chunk(2, dim=1)  # [N, 2C] -> 2 of [N, C]
+        return adaptive_instance_norm(x, scale + 1, bias)
+
+
+class StyleGanGenerator(StyleGenerator):
+    """Mapping and synthesis network (figure 1b)."""
+
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
+        mapping = MappingNetwork(
+            options.latent,
+            len(spec.classes),
+            options.label_width,
+            options.width,
+            options.mapping_layers,
+            options.mapping_rate,
+            bias_gain=1.0,
+        )
+        super().__init__(mapping, options.latent, len(spec.classes), options.width)
+        self.pyramid = pyramid
+        self.noise = options.noise
+        widths = [channels_at(k, options.base_channels, options.max_channels) for k in range(pyramid.levels + 1)]
+        self.constant = nn.Parameter(torch.empty(1, widths[0], pyramid.height, pyramid.width))
+        self.conv0 = nn.ModuleList(
+            DoublingConv2d(widths[k], widths[k + 1], 3, gain=HE_GAIN, bias=False) for k in range(pyramid.levels)
+        )
+        self.conv1 = nn.ModuleList(EqualConv2d(width, width, 3, gain=HE_GAIN, bias=False) for width in widths)
+        self.epilogues = nn.ModuleList(Epilogue(width, options.width) for width in widths for _ in range(2))
+        self.to_rgb = nn.ModuleList(EqualConv2d(width, spec.channels, 1) for width in widths)
+        self.blur = Blur(TAPS, padding=1)
+
+    def draw_weights(self, rng: torch.Generator) -> None:
+        """The constant starts at 1."""
+        with torch.no_grad():
+            self.constant.fill_(1.0)
+
+    def style_layers(self, stage: Stage) -> int:
+        """Two a level."""
+        return 2 * (stage.level + 1)
+
+    def truncated_layers(self, stage: Stage) -> int:
+        """Those of 4x4 to 32x32."""
+        return min(2 * COARSE_LEVELS, self.style_layers(stage))
+
+    def noise_layers(self, stage: Stage) -> Sequence[tuple[int, int]]:
+        """One for each AdaIN."""
+        return [self.pyramid.size(layer // 2) for layer in range(self.style_layers(stage))] if self.noise else []
+
+    def synthesis(self, ws: Tensor, stage: Stage, noise: NoiseSource | None) -> Tensor:
+        """See :meth:`StyleGenerator.synthesis`."""
+        x = self.constant.expand(len(ws), -1, -1, -1)  # [1, F, h, w] -> [N, F, h, w]
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        x = self._style(x, 0, ws, noise)
+        x = self._style(self.conv1[0](x), 1, ws, noise)
+        below = x
+        for level in range(1, stage.level + 1):
+            below = x
+            x = self.blur(self.conv0[level - 1](x))  # [N, F, h, w] -> [N, F/2, 2h, 2w]
+            x = self._style(x, 2 * level, ws, noise)
+            x = self._style(self.conv1[level](x), 2 * level + 1, ws, noise)
+        image: Tensor = self.to_rgb[stage.level](x)
+        if stage.alpha < 1:
+            image = fade_images(self.to_rgb[stage.level - 1](below), image, stage.alpha)
+        return exact(image)
+
+    def _style(self, x: Tensor, layer: int, ws: Tensor, noise: NoiseSource | None) -> Tensor:
+        drawn = noise(layer, x.shape[2], x.shape[3]) if noise is not None and self.noise else None
+        styled: Tensor = self.epilogues[layer](x, ws[:, layer], drawn)
+        return styled
+
+
+class StyleGan(StyleArchitecture):
+    """StyleGAN with any loss; the paper's is the non-saturating one with R1."""
+
+    Options: ClassVar[type[Any]] = Options
+
+    def __init__(self, config: GanConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        options = self.options
+        self.generator = StyleGanGenerator(options, spec, self.pyramid)
+        self.discriminator = GrowingDiscriminator(
+            spec, self.pyramid, options.base_channels, options.max_channels, options.stddev_group, TAPS
+        )
+
+    def stage_at(self, images_seen: int) -> Stage:
+        """Grows by the options' schedule."""
+        stage: Stage = self.options.growth.stage_at(images_seen, self.config.images, self.pyramid.levels)
+        return stage

@@ -1,0 +1,66 @@
+"""Where and in what precision to compute."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from pipeline.records import MedaugError
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
+
+
+def choose_device(name: str) -> torch.device:
+    """A device by name; "auto" is CUDA if there is one, else the CPU.
+
+    Raises:
+        MedaugError: a device that torch does not know or that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise MedaugError(f"device {name!r}: unknown; expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MedaugError(f"device {name!r}: no CUDA device here; expected auto or cpu")
+    return device
+
+
+def place(module: ModuleType, device: torch.device) -> ModuleType:
+    """Moves a network to a device, its convolutions' weights with channels last."""
+    return module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@cache
+def has_bfloat16(kind: str) -> bool:
+    """Whether the hardware multiplies in bfloat16; emulation would be slower than float32."""
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cpu":
+        cpuinfo = Path("/proc/cpuinfo")
+        flags = cpuinfo.read_text(encoding="ascii", errors="replace") if cpuinfo.is_file() else ""
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context of a training step: bfloat16 where asked for or worth it."""
+    enabled = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device.type))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def seed_of(*parts: int | str) -> int:
+    """One seed from several numbers and words: 63 bits of their hash, so that neighbours share nothing."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def seeded(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A random number generator of its own, seeded by :func:`seed_of`."""
+    return torch.Generator(device).manual_seed(seed_of(*parts))

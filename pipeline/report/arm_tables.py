@@ -1,0 +1,110 @@
+"""Tables of classifiers: arm × metric, and the contrasts that count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.records import ResultRow
+from pipeline.report.contrasts import CANNOT_TELL, Comparison, Contrast
+from pipeline.report.estimates import Evidence, estimate
+from pipeline.report.numbers import MISSING, count, interval, many, number, probability
+from pipeline.report.tables import Cell, Group, Line, Table, columns_of, figure_cell
+from pipeline.report.words import metric_of, metric_order, split_class
+
+ArmKey = tuple[str, str, float | None]
+
+
+def classifier_tables(evidence: Evidence) -> tuple[tuple[str, Table, Table | None], ...]:
+    """For each classifier its name, the table over all classes, and the one for single classes where measured."""
+    rows = [row for row in evidence.data.rows if row.stage == "classify"]
+    tables = []
+    for classifier in dict.fromkeys(row.classifier for row in rows):
+        mine = [row for row in rows if row.classifier == classifier]
+        tables.append((classifier or "classifier", _overall(evidence, mine), _by_class(evidence, mine)))
+    return tuple(tables)
+
+
+def _overall(evidence: Evidence, rows: Sequence[ResultRow]) -> Table:
+    metrics = {row.metric for row in rows if not split_class(row.metric, evidence.classes)[1]}
+    bases = sorted(metrics, key=lambda metric: (metric != evidence.endpoint, metric_order(metric)))
+    notes = ["Mean ± standard deviation over seeds."]
+    if any(row.low is not None for row in rows):
+        notes[0] += " Below it the 95 % interval over test cases, from the lowest to the highest end over seeds."
+    sizes = sorted({row.n for row in rows if row.n is not None})
+    if sizes:
+        notes[0] += f" Measured on {' to '.join(map(count, sorted({sizes[0], sizes[-1]})))} real test scans."
+    notes += [f"{text}." for text in dict.fromkeys(row.note for row in rows if row.note)]
+    return Table("Arm", columns_of(bases), (Group("", _lines(evidence, rows, bases)),), tuple(notes))
+
+
+def _by_class(evidence: Evidence, rows: Sequence[ResultRow]) -> Table | None:
+    bases = sorted(
+        {base for row in rows for base, name in [split_class(row.metric, evidence.classes)] if name}, key=metric_order
+    )
+    if not bases:
+        return None
+    groups = []
+    for name in evidence.classes:
+        metrics = [f"{base}.{name}" for base in bases]
+        groups.append(Group(name, _lines(evidence, [row for row in rows if row.metric in metrics], metrics)))
+    columns = tuple((label.removeprefix("macro "), hint) for label, hint in columns_of(bases))
+    return Table("Class, arm", columns, tuple(group for group in groups if group.lines))
+
+
+def _lines(evidence: Evidence, rows: Sequence[ResultRow], metrics: Sequence[str]) -> tuple[Line, ...]:
+    names = [gan.name for gan in evidence.gans]
+
+    def order(arm: ArmKey) -> tuple[str, int, float]:
+        return arm[0], names.index(arm[1]) if arm[1] in names else -1, arm[2] or 0.0
+
+    lines = []
+    for key in sorted({(row.arm, row.gan, row.ratio) for row in rows}, key=order):
+        arm, gan, ratio = key
+        mine = [row for row in rows if (row.arm, row.gan, row.ratio) == key]
+        seeds = len({(row.gan_seed, row.classifier_seed) for row in mine})
+        note = ", ".join(([f"ratio {ratio:g}"] if ratio is not None else []) + [many(seeds, "seed")])
+        cells = []
+        for metric in metrics:
+            found = [row for row in mine if row.metric == metric]
+            cells.append(figure_cell(estimate(found), places=3) if found else Cell(MISSING, why="not measured"))
+        known = evidence.gan(gan)
+        lines.append(Line(f"{arm} {gan}".strip(), tuple(cells), note, known.colour if known else ""))
+    return tuple(lines)
+
+
+def contrast_table(evidence: Evidence, found: Sequence[Comparison]) -> Table | None:
+    """Every contrast with its figures and verdict; None where there are none."""
+    if not found:
+        return None
+    groups = []
+    for gan in dict.fromkeys(comparison.gan for comparison in found):
+        known = evidence.gan(gan)
+        colour = known.colour if known else ""
+        lines = tuple(
+            Line(one.arms, _contrast_cells(one), comparison.name, colour)
+            for comparison in found
+            if comparison.gan == gan
+            for one in comparison.contrasts
+        )
+        groups.append(Group(gan, lines))
+    columns = (
+        ("difference", f"{'below' if metric_of(evidence.endpoint).better == 'lower' else 'above'} 0 favours synthetic"),
+        ("95 % interval", "over test patients"),
+        ("p", "uncorrected"),
+        ("Holm p", "corrected"),
+        ("test patients", ""),
+        ("verdict", ""),
+    )
+    return Table("Contrast", columns, tuple(groups))
+
+
+def _contrast_cells(one: Contrast) -> tuple[Cell, ...]:
+    row = one.row
+    return (
+        Cell(number(row.value, 3, sign=True), (one.spread,) if one.spread else (), why="the difference is not finite"),
+        Cell(interval(row.low, row.high, 3, sign=True) or MISSING, why="no interval was measured"),
+        Cell(probability(one.p), why="not in the row's note"),
+        Cell(probability(one.holm), why="not in the row's note"),
+        Cell(count(row.n), why="not recorded"),
+        Cell(one.verdict, (one.why,), lead=one.verdict != CANNOT_TELL),
+    )

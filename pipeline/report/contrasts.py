@@ -1,0 +1,144 @@
+"""Contrasts between classifiers with and without synthetic scans, and what may be said of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.records import ResultRow
+from pipeline.report.numbers import MINUS, difference, finite, probability
+from pipeline.report.words import metric_of
+
+HELPED = "shown to help"
+HARMED = "shown to harm"
+CANNOT_TELL = "cannot tell at this n"
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One row of stage "contrast" with its verdict.
+
+    Attributes:
+        row: the row itself.
+        p: p-value from the row's note, uncorrected.
+        holm: p-value after Holm's correction, from the row's note.
+        verdict: :data:`HELPED`, :data:`HARMED` or :data:`CANNOT_TELL`.
+        why: what decided, in figures.
+    """
+
+    row: ResultRow
+    p: float | None
+    holm: float | None
+    verdict: str
+    why: str
+
+    @property
+    def arms(self) -> str:
+        """``D−B`` with a true minus."""
+        return self.row.arm.replace("-", MINUS)
+
+    @property
+    def spread(self) -> str:
+        """``SD over seeds 0.012``, from the row's note; "" where it is not there."""
+        found = re.search(r"SD over seeds [0-9.eE+-]+", self.row.note)
+        return found.group() if found else ""
+
+    @property
+    def figures(self) -> str:
+        """``+0.012 (−0.030 to +0.051), Holm p = 0.62``."""
+        text = difference(self.row.value, self.row.low, self.row.high)
+        if self.holm is not None:
+            return f"{text}, Holm p {_relation(self.holm)}"
+        return text + (f", p {_relation(self.p)} uncorrected" if self.p is not None else "")
+
+
+def _relation(p: float) -> str:
+    text = probability(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def contrast_of(row: ResultRow) -> Contrast:
+    """Reads a contrast row; its note holds the p-values: ``p=0.62, Holm p=1.00``."""
+    holm = _p_value(r"holm\s+p\s*[=<]\s*([0-9.eE+-]+)", row.note)
+    p = _p_value(r"(?<!holm )\bp\s*[=<]\s*([0-9.eE+-]+)", row.note)
+    verdict, why = _verdict(row, holm if holm is not None else p)
+    return Contrast(row, p, holm, verdict, why)
+
+
+def _p_value(pattern: str, note: str) -> float | None:
+    found = re.search(pattern, note, re.IGNORECASE)
+    try:
+        return finite(float(found.group(1).rstrip(".,;"))) if found else None
+    except ValueError:
+        return None
+
+
+def _verdict(row: ResultRow, p: float | None) -> tuple[str, str]:
+    low, high, value = finite(row.low), finite(row.high), finite(row.value)
+    better = metric_of(row.metric).better
+    if value is None:
+        return CANNOT_TELL, "the difference is not finite"
+    if low is None or high is None:
+        return CANNOT_TELL, "no interval was measured"
+    if low <= 0 <= high:
+        return CANNOT_TELL, "the interval spans zero"
+    if not better:
+        return CANNOT_TELL, "it is not known which direction is better"
+    if p is not None and p >= LEVEL:
+        return CANNOT_TELL, f"the interval excludes zero, but p {_relation(p)} after correction is not below {LEVEL}"
+    gain = low > 0 if better == "higher" else high < 0
+    return (HELPED if gain else HARMED), f"the whole interval lies {'above' if low > 0 else 'below'} zero"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One GAN at one ratio under one classifier: D against B and against C.
+
+    Attributes:
+        gan: preset name.
+        gan_seed: its seed where the contrasts name one.
+        ratio: synthetic to real scans.
+        classifier: classifier preset name.
+        contrasts: usually D−B and D−C.
+    """
+
+    gan: str
+    gan_seed: int | None
+    ratio: float | None
+    classifier: str
+    contrasts: tuple[Contrast, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Help needs D−B and D−C both; harm in either is harm; everything else cannot be told."""
+        verdicts = [one.verdict for one in self.contrasts]
+        if HARMED in verdicts:
+            return HARMED
+        measured = {one.row.arm for one in self.contrasts}
+        return HELPED if {"D-B", "D-C"} <= measured and set(verdicts) == {HELPED} else CANNOT_TELL
+
+    @property
+    def name(self) -> str:
+        """``ratio 1, densenet121``, without the GAN's name."""
+        return ", ".join(part for part in (self.setting, self.classifier) if part)
+
+    @property
+    def setting(self) -> str:
+        """``ratio 1, GAN seed 0``, as far as known."""
+        ratio = f"ratio {self.ratio:g}" if self.ratio is not None else ""
+        seed = f"GAN seed {self.gan_seed}" if self.gan_seed is not None else ""
+        return ", ".join(part for part in (ratio, seed) if part)
+
+
+def comparisons(rows: Sequence[ResultRow], endpoint: str) -> tuple[Comparison, ...]:
+    """All contrast rows of one metric, grouped; in the order in which the rows come."""
+    grouped: dict[tuple[str, int | None, float | None, str], list[Contrast]] = {}
+    for row in rows:
+        if row.stage == "contrast" and row.metric == endpoint:
+            grouped.setdefault((row.gan, row.gan_seed, row.ratio, row.classifier), []).append(contrast_of(row))
+    return tuple(
+        Comparison(gan, seed, ratio, classifier, tuple(sorted(found, key=lambda one: one.row.arm)))
+        for (gan, seed, ratio, classifier), found in grouped.items()
+    )

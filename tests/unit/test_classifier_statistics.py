@@ -1,0 +1,199 @@
+"""Bootstrap, contrasts and Holm's correction against scikit-learn, hand calculation and simulation."""
+
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+
+from classifiers.evaluate import Predictions
+from classifiers.statistics import (
+    METRICS,
+    Contrast,
+    contrast,
+    estimate,
+    holm,
+    patient_weights,
+    sentence,
+    verdict,
+    weighted_auroc,
+    weighted_average_precision,
+)
+from pipeline.records import MedaugError
+
+
+def scores(rng, n, ties):
+    drawn = rng.normal(size=n)
+    return np.round(drawn, 1) if ties else drawn
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_weighted_auroc_and_average_precision_are_scikit_learns(ties):
+    rng = np.random.default_rng(0)
+    positive, values = rng.random(80) < 0.3, scores(rng, 80, ties)
+    weights = rng.integers(0, 4, (5, 80)).astype(float)
+    aurocs, precisions = (
+        weighted_auroc(positive, values, weights),
+        weighted_average_precision(positive, values, weights),
+    )
+    for row in range(5):
+        w = weights[row]
+        assert aurocs[row] == pytest.approx(roc_auc_score(positive, values, sample_weight=w), rel=1e-12)
+        assert precisions[row] == pytest.approx(average_precision_score(positive, values, sample_weight=w), rel=1e-12)
+
+
+def test_weighted_auroc_without_one_side_is_nan():
+    assert np.isnan(weighted_auroc(np.array([True, False]), np.array([0.1, 0.2]), np.array([[1.0, 0.0]])))[0]
+
+
+def test_endpoints_are_scikit_learns_under_equal_weights():
+    rng = np.random.default_rng(1)
+    run = simulated(rng, 90, 0.5, classes=3)
+    ones, y, p = np.ones((1, 90)), run.labels, run.probabilities
+    assert METRICS["auroc"](run, ones)[0] == pytest.approx(roc_auc_score(y, p, multi_class="ovr"), rel=1e-12)
+    expected = np.mean([average_precision_score(y == k, p[:, k]) for k in range(3)])
+    assert METRICS["auprc"](run, ones)[0] == pytest.approx(expected, rel=1e-12)
+    assert METRICS["balanced_accuracy"](run, ones)[0] == pytest.approx(balanced_accuracy_score(y, p.argmax(1)))
+
+
+def test_weights_count_patients_and_keep_every_class():
+    # 6 patients with two scans each; class 1 in two patients, one of whom has both classes.
+    patients = np.repeat([10, 11, 12, 13, 14, 15], 2)
+    labels = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1])
+    weights = np.concatenate(list(patient_weights(labels, patients, 500, 0)))
+    assert weights.shape == (500, 12)
+    assert np.array_equal(weights[:, ::2], weights[:, 1::2])  # scans of a patient come together
+    assert (weights.sum(axis=1) == 12).all()
+    assert (weights[:, labels == 1].sum(axis=1) > 0).all()
+    assert (weights[:, ::2][:, 4:].sum(axis=1) == 2).all()  # the stratum of class 1: patients 14 and 15
+    assert weights[:, 0].std() > 0.5
+
+
+def test_blocks_do_not_change_the_number_of_resamples(monkeypatch):
+    monkeypatch.setattr("classifiers.statistics.CELLS", 40)
+    blocks = list(patient_weights(np.array([0, 1] * 10), np.arange(20), 7, 0))
+    assert [len(block) for block in blocks] == [2, 2, 2, 1]
+
+
+def simulated(rng, n, signal, classes=2, labels=None, patients=None):
+    labels = rng.integers(0, classes, n) if labels is None else labels
+    logits = rng.normal(size=(n, classes))
+    logits[np.arange(n), labels] += signal
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    names = tuple(f"c{k}" for k in range(classes))
+    return Predictions(p, labels, np.arange(n) if patients is None else patients, names)
+
+
+def test_a_planted_gain_and_a_planted_harm_are_found():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 150)
+    strong = [simulated(rng, 150, 2.5, labels=labels) for _ in range(3)]
+    weak = [simulated(rng, 150, 0.5, labels=labels) for _ in range(2)]
+    gain, harm = contrast(strong, weak), contrast(weak, strong)
+    assert gain.low > 0.1
+    assert gain.p == pytest.approx(2 / 2001)
+    assert gain.value == pytest.approx(-harm.value)
+    assert (verdict(gain, gain.p), verdict(harm, harm.p)) == ("helped", "harmed")
+    expected = np.mean([roc_auc_score(labels, run.probabilities[:, 1]) for run in strong])
+    expected -= np.mean([roc_auc_score(labels, run.probabilities[:, 1]) for run in weak])
+    assert gain.value == pytest.approx(expected)
+    assert gain.n_patients == 150
+
+
+def test_equal_arms_give_no_difference():
+    rng = np.random.default_rng(0)
+    runs = [simulated(rng, 60, 1.0)]
+    same = contrast(runs, runs)
+    assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    assert verdict(same, same.p) == "cannot tell"
+
+
+def test_interval_covers_the_truth_and_p_values_are_uniform_enough():
+    rng = np.random.default_rng(2)
+    covered, small = 0, 0
+    for trial in range(120):
+        labels = np.repeat([0, 1], 40)
+        pair = [[simulated(rng, 80, 1.0, labels=labels)] for _ in range(2)]
+        result = contrast(*pair, resamples=300, seed=trial)
+        covered += result.low <= 0.0 <= result.high
+        small += result.p < 0.05
+    assert covered >= 105  # 95 % of 120 is 114, less three standard errors
+    assert small <= 15
+
+
+def test_scans_of_one_patient_widen_the_interval():
+    # 20 copies of each scan under the patient's name carry no information: the interval must not shrink.
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1], 15)
+    pair = [simulated(rng, 30, s, labels=labels) for s in (1.5, 0.5)]
+    copied = [
+        Predictions(
+            np.repeat(run.probabilities, 20, 0), np.repeat(labels, 20), np.repeat(run.patients, 20), run.classes
+        )
+        for run in pair
+    ]
+    once, often = contrast([pair[0]], [pair[1]]), contrast([copied[0]], [copied[1]])
+    assert often.value == pytest.approx(once.value)
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+    assert often.n_patients == 30
+
+
+def test_seed_variation_is_apart_from_patient_variation():
+    rng = np.random.default_rng(4)
+    labels = np.repeat([0, 1], 50)
+    treatment, control = ([simulated(rng, 100, s, labels=labels) for s in signals] for signals in ((2, 1, 3), (1, 1.5)))
+    figures = [[roc_auc_score(labels, run.probabilities[:, 1]) for run in runs] for runs in (treatment, control)]
+    expected = np.sqrt(np.var(figures[0], ddof=1) + np.var(figures[1], ddof=1))
+    assert contrast(treatment, control, resamples=50).seed_sd == pytest.approx(expected)
+    assert contrast(treatment[:1], control, resamples=50).seed_sd is None
+    assert estimate(treatment, resamples=50).seed_sd == pytest.approx(np.std(figures[0], ddof=1))
+
+
+def test_estimate_holds_the_figure_and_an_interval_around_it():
+    rng = np.random.default_rng(5)
+    run = simulated(rng, 120, 1.0)
+    found = estimate([run])
+    assert found.value == pytest.approx(roc_auc_score(run.labels, run.probabilities[:, 1]))
+    assert found.low < found.value < found.high
+    # Hanley and McNeil 1982, eq. 2, for the same AUROC
+    a, n1 = found.value, int(run.labels.sum())
+    n0 = 120 - n1
+    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+    error = np.sqrt((a * (1 - a) + (n1 - 1) * (q1 - a * a) + (n0 - 1) * (q2 - a * a)) / (n1 * n0))
+    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(error, rel=0.25)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_sentence_has_the_number():
+    result = Contrast(0.031, 0.004, 0.058, 0.01, 42, 0.012)
+    text = sentence(result, 0.04)
+    assert text.startswith("helped: auroc +0.031 (95 % interval +0.004 to +0.058, Holm p = 0.040, 42 patients")
+    assert sentence(result, 0.2).startswith("cannot tell: auroc +0.031")
+
+
+def test_unusable_contrasts_are_refused():
+    rng = np.random.default_rng(0)
+    run, other = simulated(rng, 30, 1.0), simulated(rng, 30, 1.0)
+    with pytest.raises(MedaugError, match="runs predict different scans"):
+        contrast([run], [other])
+    with pytest.raises(MedaugError, match="0 control runs"):
+        contrast([run], [])
+    with pytest.raises(MedaugError, match="endpoint 'f1': unknown"):
+        contrast([run], [run], metric="f1")
+    alone = simulated(rng, 30, 1.0, labels=np.zeros(30, np.int64))
+    with pytest.raises(MedaugError, match="one class"):
+        estimate([alone])
+
+
+def test_two_thousand_resamples_of_five_hundred_scans_take_seconds():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 500)
+    runs = [simulated(rng, 500, 1.0, classes=3, labels=labels) for _ in range(4)]
+    start = time.process_time()
+    contrast(runs[:2], runs[2:])
+    assert time.process_time() - start < 10.0

@@ -1,0 +1,128 @@
+"""Losses and penalties against closed forms and finite differences."""
+
+import math
+
+import pytest
+import torch
+
+from medgan import losses
+from tests.unit.medgan_toys import built, spec, tiny
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_logistic_loss_is_cross_entropy():
+    real, fake = torch.randn(6), torch.randn(6)
+    loss = losses.LOSSES["bce"]
+    expected = -torch.sigmoid(real).log().mean() - (1 - torch.sigmoid(fake)).log().mean()
+    torch.testing.assert_close(loss.discriminator(real, fake), expected)
+    torch.testing.assert_close(loss.generator(fake), -torch.sigmoid(fake).log().mean())
+    assert losses.LOSSES["non_saturating"] is loss
+
+
+def test_wasserstein_and_least_squares():
+    real, fake = torch.tensor([1.0, 3.0]), torch.tensor([0.5, -0.5])
+    assert float(losses.LOSSES["wasserstein"].discriminator(real, fake)) == pytest.approx(-2.0)
+    assert float(losses.LOSSES["wasserstein"].generator(fake)) == pytest.approx(0.0)
+    assert float(losses.LOSSES["least_squares"].discriminator(real, fake)) == pytest.approx((2.0 + 0.25) / 2)
+    assert float(losses.LOSSES["least_squares"].generator(fake)) == pytest.approx((0.25 + 2.25) / 4)
+    assert float(losses.drift(real)) == pytest.approx(5.0)
+
+
+def linear_critic(direction):
+    return lambda images: (images * direction).sum(dim=(1, 2, 3))
+
+
+def test_penalties_of_a_linear_critic():
+    direction = torch.randn(1, 2, 4, 4, generator=rng())
+    real, fake = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
+    norm = float(direction.norm())
+    assert float(losses.r1(linear_critic(direction), real)) == pytest.approx(norm**2, rel=1e-5)
+    penalty = losses.gradient_penalty(linear_critic(direction), real, fake, rng())
+    assert float(penalty) == pytest.approx((norm - 1) ** 2, rel=1e-4)
+
+
+def test_gradient_penalty_of_a_quadratic_critic_is_taken_between_real_and_fake():
+    real, fake = torch.full((64, 1, 1, 1), 2.0), torch.zeros(64, 1, 1, 1)
+    penalty = losses.gradient_penalty(lambda x: x.square().sum(dim=(1, 2, 3)), real, fake, rng())
+    epsilon = torch.rand(64, 1, 1, 1, generator=rng())
+    torch.testing.assert_close(penalty, (2 * 2 * epsilon - 1).square().mean())  # |d/dx x²| = 2x at x = 2ε
+
+
+@pytest.mark.parametrize("preset", ["pggan", "stylegan2"])
+def test_r1_of_a_network_against_finite_differences(preset):
+    architecture = built(tiny(preset), spec()).double()
+    stage = architecture.stage_at(10**9)
+    labels = torch.tensor([1])
+    images = torch.randn(1, 1, 16, 16, dtype=torch.float64, generator=rng())
+
+    def critic(x):
+        return architecture.discriminator(x, labels, stage)
+
+    step, total = 1e-5, 0.0  # ‖∇D‖², pixel by pixel
+    with torch.no_grad():
+        for place in range(images.numel()):
+            ends = []
+            for sign in (1, -1):
+                moved = images.clone()
+                moved.view(-1)[place] += sign * step
+                ends.append(float(critic(moved).sum()))
+            total += ((ends[0] - ends[1]) / (2 * step)) ** 2
+    assert float(losses.r1(critic, images).detach()) == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["pggan", "stylegan", "stylegan2"])
+def test_the_penalties_own_gradient_against_finite_differences(preset):
+    """The double backward through every block: the fused convolutions, the blur, minibatch stddev."""
+    architecture = built(tiny(preset), spec()).double()
+    stage, labels = architecture.stage_at(10**9), torch.tensor([0, 1, 1, 0])
+    images = torch.randn(4, 1, 16, 16, dtype=torch.float64, generator=rng())
+    weight = architecture.discriminator.blocks[-1].conv0.weight
+
+    def penalty():
+        return losses.r1(lambda x: architecture.discriminator(x, labels, stage), images)
+
+    penalty().backward()
+    direction = torch.randn(weight.shape, dtype=torch.float64, generator=rng(1))
+    step, slope = 1e-7, 0.0  # so small that hardly any leaky ReLU changes sides
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight += sign * step * direction
+        slope += sign * float(penalty().detach()) / (2 * step)
+        with torch.no_grad():
+            weight -= sign * step * direction
+    assert float((weight.grad * direction).sum()) == pytest.approx(slope, rel=1e-3)
+
+
+def test_path_length_of_a_linear_generator():
+    """g(w) = A·w: Jᵀy = Aᵀy, with y known from the seed."""
+    matrix = torch.randn(16, 5, generator=rng())
+    ws = torch.randn(3, 1, 5, requires_grad=True)
+    images = (ws[:, 0] @ matrix.T).reshape(3, 1, 4, 4)
+    lengths = losses.path_lengths(images, ws, rng(7))
+    y = torch.randn(3, 1, 4, 4, generator=rng(7)).reshape(3, 16) / math.sqrt(16)
+    torch.testing.assert_close(lengths, (y @ matrix).norm(dim=1))
+
+
+def test_path_length_averages_the_squares_over_layers():
+    ws = torch.randn(2, 3, 4, requires_grad=True)
+    images = (ws.sum(dim=(1, 2)))[:, None, None, None].expand(2, 1, 2, 2)
+    lengths = losses.path_lengths(images, ws, rng(3))
+    y = torch.randn(2, 1, 2, 2, generator=rng(3)) / 2
+    torch.testing.assert_close(lengths, y.sum(dim=(1, 2, 3)).abs() * math.sqrt(4))
+
+
+def test_penalties_stay_in_float32_under_autocast():
+    seen = []
+
+    def critic(images):
+        logits = torch.nn.functional.conv2d(images, torch.ones(1, 1, 3, 3))
+        seen.append(logits.dtype)
+        return logits.sum(dim=(1, 2, 3))
+
+    with torch.autocast("cpu", torch.bfloat16):
+        losses.r1(critic, torch.randn(2, 1, 4, 4))
+        losses.gradient_penalty(critic, torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4), rng())
+    assert seen == [torch.float32, torch.float32]

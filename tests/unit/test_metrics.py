@@ -1,0 +1,290 @@
+"""Fidelity metrics against closed forms, slow formulations and planted defects."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from medgan.metrics import MIN_IMAGES, fid, fidelity, floor, kid, precision_recall
+from pipeline.records import MedaugError
+
+
+def gaussian(n, d, seed, mean=0.0, scale=1.0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale + mean
+
+
+# ---------------------------------------------------------------- fid
+
+
+def test_fid_of_isotropic_gaussians_has_the_closed_form():
+    d = 7
+    first = fid.from_moments(torch.zeros(d), 4.0 * torch.eye(d))
+    second = fid.from_moments(torch.full((d,), 0.5), 9.0 * torch.eye(d))
+    # |Δμ|² + d (σ₁ − σ₂)²
+    assert fid.frechet_distance(first, second) == pytest.approx(d * 0.25 + d * (2.0 - 3.0) ** 2, rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "d"), [(200, 8), (5, 40)])
+def test_fid_of_a_set_with_itself_is_zero_and_a_shift_adds_its_square(n, d):
+    x = gaussian(n, d, 0)
+    assert fid.distance(x, x) < 1e-10
+    assert fid.distance(x, x + 0.3) == pytest.approx(d * 0.09, rel=1e-9)
+
+
+def test_fid_is_symmetric_and_grows_with_the_shift():
+    x, y = gaussian(100, 6, 0), gaussian(80, 6, 1, scale=1.5)
+    assert fid.distance(x, y) == pytest.approx(fid.distance(y, x), rel=1e-10)
+    values = [fid.distance(x, y + shift) for shift in (0.0, 1.0, 2.0)]
+    assert values == sorted(values)
+
+
+def test_fid_equals_the_matrix_square_root_formula():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 12)) @ rng.normal(size=(12, 12))
+    y = rng.normal(size=(250, 12)) @ rng.normal(size=(12, 12)) + 1.0
+    root = scipy.linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
+    expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
+    assert fid.distance(x, y) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(("n", "m"), [(20, 30), (20, 200), (200, 20)])
+def test_fid_with_fewer_vectors_than_dimensions_is_exact(n, m):
+    # The reference regularises nothing: tr (Σ₁Σ₂)^½ from the eigenvalues of the non-symmetric product.
+    d = 50
+    x, y = gaussian(n, d, 2).numpy(), gaussian(m, d, 3, mean=0.2).numpy()
+    eigenvalues = np.linalg.eigvals(np.cov(x.T) @ np.cov(y.T)).real
+    root = np.sqrt(np.clip(eigenvalues, 0, None))[eigenvalues > 1e-9].sum()
+    expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.trace(np.cov(x.T)) + np.trace(np.cov(y.T)) - 2 * root
+    assert fid.distance(x, y) == pytest.approx(expected, rel=1e-7)
+
+
+def test_fid_of_rank_deficient_features_ignores_the_empty_dimensions():
+    x, y = gaussian(300, 5, 0), gaussian(300, 5, 1, scale=2.0)
+    wide = torch.zeros(5, 30, dtype=torch.float64)
+    wide[torch.arange(5), torch.arange(0, 30, 6)] = 1.0
+    assert fid.distance(x @ wide, y @ wide) == pytest.approx(fid.distance(x, y), rel=1e-9)
+
+
+def test_both_ways_to_the_nuclear_norm_agree(monkeypatch):
+    matrix = gaussian(40, 60, 0)
+    exact = float(fid.nuclear_norm(matrix))
+    monkeypatch.setattr(sys.modules["medgan.metrics.fid"], "EXACT_RANK", 4)
+    assert float(fid.nuclear_norm(matrix)) == pytest.approx(exact, rel=1e-12)
+    assert float(fid.nuclear_norm(matrix.T)) == pytest.approx(exact, rel=1e-12)
+
+
+def test_moments_give_the_same_statistics_as_features():
+    x, y = gaussian(60, 9, 0), gaussian(70, 9, 1, mean=0.4)
+    from_moments = fid.from_moments(x.mean(0), torch.cov(x.T))
+    assert fid.frechet_distance(from_moments, fid.statistics(y)) == pytest.approx(fid.distance(x, y), rel=1e-10)
+    assert torch.allclose(fid.statistics(x).covariance, torch.cov(x.T))
+
+
+# ---------------------------------------------------------------- kid
+
+
+def naive_mmd2(x, y):
+    def k(a, b):
+        return (float(np.dot(a, b)) / len(a) + 1.0) ** 3
+
+    m, n = len(x), len(y)
+    xx = sum(k(x[i], x[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    yy = sum(k(y[i], y[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    return xx + yy - 2 * sum(k(a, b) for a in x for b in y) / (m * n)
+
+
+def test_mmd2_equals_the_double_loop():
+    x, y = gaussian(11, 5, 0), gaussian(7, 5, 1, mean=0.3)
+    assert kid.mmd2(x, y) == pytest.approx(naive_mmd2(x.numpy(), y.numpy()), rel=1e-10)
+
+
+def test_mmd2_is_unbiased_where_the_plain_estimate_is_not():
+    values = [kid.mmd2(gaussian(20, 8, 2 * i), gaussian(20, 8, 2 * i + 1)) for i in range(400)]
+    error = np.std(values) / math.sqrt(len(values))
+    assert abs(np.mean(values)) < 3.5 * error
+    assert min(values) < 0.0
+    # the V-statistic's diagonal alone would lift each value by this much
+    assert 20 * error < 2 * ((1.0 + 1.0) ** 3 - 1.0) / 20
+
+
+def test_kid_sees_a_planted_shift_and_its_error_covers_the_scatter():
+    values, errors = [], []
+    for i in range(30):
+        result = kid.distance(gaussian(80, 6, 2 * i), gaussian(80, 6, 2 * i + 1, mean=0.5), seed=i)
+        values.append(result.value)
+        errors.append(result.standard_error)
+    assert min(values) > 0.0
+    assert 0.6 < np.mean(errors) / np.std(values) < 1.6
+    assert result.subset_size == 40
+
+
+def test_kid_takes_subsets_no_larger_than_half_of_the_smaller_set():
+    assert kid.distance(gaussian(31, 3, 0), gaussian(500, 3, 1)).subset_size == 15
+
+
+# ---------------------------------------------------------------- precision, recall, density, coverage
+
+
+def test_manifold_of_points_on_a_line_by_hand():
+    # k = 1. Real 0, 1, 3: radii 1, 1, 2. Synthetic 0.5, 6, 7: radii 5.5, 1, 1.
+    real, synthetic = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.5], [6.0], [7.0]])
+    figures = precision_recall.manifold(real, synthetic, k=1)
+    # 0.5 lies in the balls around 0 and 1 (not 3: 2.5 > 2); 6 and 7 in none
+    assert figures.precision == pytest.approx(1 / 3)
+    assert figures.density == pytest.approx(2 / 3)
+    # 0, 1 and 3 all lie within 5.5 of 0.5; the balls of the real 0 and 1 hold a synthetic point
+    assert figures.recall == pytest.approx(1.0)
+    assert figures.coverage == pytest.approx(2 / 3)
+
+
+def test_blocks_do_not_change_the_figures(monkeypatch):
+    x, y = gaussian(90, 4, 0), gaussian(70, 4, 1, mean=0.7)
+    whole = precision_recall.manifold(x, y)
+    monkeypatch.setattr(sys.modules["medgan.metrics.precision_recall"], "BLOCK", 13)
+    assert precision_recall.manifold(x, y) == pytest.approx(whole)
+
+
+def two_modes(n, seed):
+    x = gaussian(n, 4, seed)
+    x[: n // 2] += 20.0
+    return x
+
+
+def test_a_lost_mode_lowers_recall_and_coverage_but_not_precision():
+    real = two_modes(200, 0)
+    whole = precision_recall.manifold(real, two_modes(200, 1))
+    half = precision_recall.manifold(real, gaussian(200, 4, 2))
+    assert whole.recall > 0.8
+    assert whole.coverage > 0.8
+    assert half.recall < 0.55
+    assert half.coverage < 0.55
+    assert half.precision > 0.8
+
+
+def test_far_off_samples_lower_precision_and_density():
+    real, synthetic = gaussian(200, 4, 0), gaussian(200, 4, 1)
+    before = precision_recall.manifold(real, synthetic)
+    synthetic[:80] += 50.0
+    after = precision_recall.manifold(real, synthetic)
+    assert after.precision == pytest.approx(before.precision * 0.6, abs=0.06)
+    assert after.density < before.density * 0.75
+
+
+def test_repeated_images_lower_coverage():
+    real, synthetic = gaussian(200, 4, 0), gaussian(200, 4, 1)
+    before = precision_recall.manifold(real, synthetic).coverage
+    assert precision_recall.manifold(real, synthetic[:20].repeat(10, 1)).coverage < before / 2
+
+
+# ---------------------------------------------------------------- rows
+
+
+def labelled(n, seed, mean=0.0):
+    labels = np.arange(n) % 2
+    return gaussian(n, 5, seed) + 3.0 * labels[:, None] + mean, labels
+
+
+def by_metric(rows):
+    assert len({row.metric for row in rows}) == len(rows)
+    return {row.metric: row for row in rows}
+
+
+def test_fidelity_rows_are_whole_and_a_worse_generator_scores_worse():
+    (real, labels), (good, good_labels), (bad, bad_labels) = labelled(120, 0), labelled(100, 1), labelled(100, 2, 1.0)
+    good_rows = by_metric(fidelity(real, good, labels, good_labels, ("a", "b")))
+    bad_rows = by_metric(fidelity(real, bad, labels, bad_labels, ("a", "b")))
+    names = ["fid.domain", "floor_ratio.fid.domain", "kid.domain", "precision", "recall", "density", "coverage"]
+    assert set(good_rows) == {f"{name}{suffix}" for name in names for suffix in ("", ".a", ".b")}
+    for row in good_rows.values():
+        assert row.low is not None
+        assert row.high is not None
+        assert row.low <= row.value <= row.high
+        assert all(math.isfinite(figure) for figure in (row.value, row.low, row.high))
+    assert good_rows["fid.domain"].n_real == 120
+    assert good_rows["fid.domain.a"].n_synthetic == 50
+    for metric in ("fid.domain", "kid.domain", "fid.domain.a", "floor_ratio.fid.domain"):
+        assert bad_rows[metric].value > good_rows[metric].value
+    assert good_rows["floor_ratio.fid.domain"].value == pytest.approx(1.0, abs=0.5)
+    assert bad_rows["floor_ratio.fid.domain.a"].low > 1.5
+
+
+def test_fidelity_is_reproducible_and_takes_numpy_or_torch():
+    (real, labels), (synthetic, other) = labelled(60, 0), labelled(60, 1)
+    first = fidelity(real, synthetic, labels, other, ("a", "b"), seed=3)
+    second = fidelity(real.numpy(), synthetic.float().double(), labels, torch.as_tensor(other), ("a", "b"), seed=3)
+    for one, two in zip(first, second, strict=True):
+        assert one.value == pytest.approx(two.value, rel=1e-4, abs=1e-6)
+
+
+def test_a_class_with_too_few_images_is_named_and_gets_no_figure():
+    real, _ = labelled(60, 0)
+    labels = np.zeros(60, np.int64)
+    labels[: MIN_IMAGES - 1] = 1
+    rows = by_metric(fidelity(real, real, labels, labels, ("many", "few")))
+    assert "fid.domain.many" in rows
+    assert not any(metric.endswith(".few") for metric in rows)
+    assert "few (11 real, 11 synthetic)" in rows["fid.domain"].note
+
+
+def test_floor_is_what_equal_distributions_score():
+    real, labels = labelled(200, 0)
+    rows = by_metric(floor(real, labels, ("a", "b")))
+    assert rows["floor.kid.domain"].low < 0.0 < rows["floor.kid.domain"].high
+    assert rows["floor.fid.domain"].low > 0.0
+    assert rows["floor.fid.domain"].n_real == 100
+    other, other_labels = labelled(200, 1, 1.0)
+    shifted = by_metric(fidelity(real, other, labels, other_labels, ("a", "b")))
+    assert shifted["fid.domain"].value > rows["floor.fid.domain"].high
+    assert shifted["precision"].value < rows["floor.precision"].value
+
+
+def test_a_collapsed_generator_is_a_result():
+    real, labels = labelled(60, 0)
+    rows = by_metric(fidelity(real, real[:1].repeat(60, 1), labels, labels, ("a", "b")))
+    assert "collapsed" in rows["fid.domain"].note
+    assert rows["recall"].value == pytest.approx(0.0, abs=0.05)
+    assert rows["fid.domain"].value > 1.0
+
+
+@pytest.mark.parametrize(
+    ("real", "synthetic", "message"),
+    [
+        (torch.empty(0, 4), torch.randn(50, 4), "real features: 0 vector"),
+        (torch.randn(50, 4), torch.randn(5, 4), "synthetic features: 5 vector"),
+        (torch.randn(50, 4), torch.randn(50, 3), "4 dimensions, synthetic 3"),
+        (torch.randn(50, 4), torch.full((50, 4), float("nan")), "50 of 50 vectors hold NaN"),
+        (torch.ones(50, 4), torch.randn(50, 4), "all vectors are equal"),
+        (torch.randn(50, 4, 2), torch.randn(50, 4, 2), "expected [images, features]"),
+    ],
+)
+def test_unusable_features_are_refused_in_one_line(real, synthetic, message):
+    labels = [np.arange(len(each)) % 2 for each in (real, synthetic)]
+    with pytest.raises(MedaugError) as caught:
+        fidelity(real, synthetic, labels[0], labels[1], ("a", "b"))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_that_do_not_fit_are_refused():
+    real, labels = labelled(60, 0)
+    with pytest.raises(MedaugError, match="expected 0 to 0"):
+        fidelity(real, real, labels, labels, ("only",))
+    with pytest.raises(MedaugError, match="one label for 60 images"):
+        floor(real, labels[:-1], ("a", "b"))
+
+
+def test_moments_that_are_no_covariance_are_refused():
+    with pytest.raises(MedaugError, match="negative eigenvalue"):
+        fid.from_moments(torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
+    with pytest.raises(MedaugError, match="not symmetric"):
+        fid.from_moments(torch.zeros(2), torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+
+
+def test_metrics_need_torch_and_numpy_alone():
+    heavy = "scipy sklearn monai pandas pydantic"
+    code = f"import sys, medgan.metrics; sys.exit(bool(set(sys.modules) & set('{heavy}'.split())))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
