@@ -140,9 +140,7 @@ def experiment_warnings(context: Context, data: ScanDataset, outcomes: Sequence[
     test = data.meta["counts"]["test"]
     patients = sum(entry["patients"] for entry in test.values())
     if patients < SMALL_TEST:
-        warnings.append(
-            f"only {patients} test patients: intervals are wide, and a smaller gain or harm cannot be seen"
-        )
+        warnings.append(f"only {patients} test patients: intervals are wide, and a smaller gain or harm cannot be seen")
     train = data.meta["counts"]["train"]
     slices = sum(entry["slices"] for entry in train.values())
     if slices < 2048:

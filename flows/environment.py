@@ -32,3 +32,16 @@ def prepare(runs: Path) -> None:
         os.environ.setdefault(name, value)
     with contextlib.suppress(OSError):  # Prefect makes its home but not its parents; preflight says what is wrong
         Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+
+
+def process_alive(pid: int) -> bool:
+    """Whether a process of this host lives."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

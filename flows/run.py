@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+from prefect import tags
 
 from flows.configuration import ExperimentConfig
 from flows.experiment import Until, experiment, preflight
+from flows.stale import MASTER, close_dead_flow_runs, process_tag, stop_orphaned_servers
 
 
 def run_experiment(config: ExperimentConfig, until: Until) -> dict[str, Any]:
@@ -19,7 +23,11 @@ def run_experiment(config: ExperimentConfig, until: Until) -> dict[str, Any]:
         Exception: whatever else stopped the flow as a whole.
     """
     preflight(config)  # before Prefect's server starts: a typo should cost no ten seconds
-    state = experiment(config, until, return_state=True)
+    os.environ[MASTER] = str(os.getpid())
+    stop_orphaned_servers()
+    with tags("medaug", process_tag()):
+        close_dead_flow_runs()
+        state = experiment(config, until, return_state=True)
     result = state.result(raise_on_failure=False)
     if isinstance(result, BaseException):
         raise result

@@ -15,11 +15,11 @@ from prefect.cache_policies import NO_CACHE
 import medgan
 from flows.context import Context
 from flows.progress import progress_bar
-from medgan.sample import synthesize
+from medgan.sample import WEIGHTS, resolve, synthesize
 from pipeline.dataset import ScanDataset, decode
 from pipeline.dicom.write import write_synthetic
 from pipeline.records import MedaugError
-from pipeline.store import Artifact, Draft, Recipe, Store, code_version
+from pipeline.store import Artifact, Draft, Recipe, Store, code_version, file_sha256
 
 PICTURES = 8  # images a class, and steps of a walk, that the report shows
 CODE = ("medgan.sample", "medgan.networks", "medgan.layers", "pipeline.dataset", "pipeline.dicom.write")
@@ -124,11 +124,12 @@ def draw_to_folder(
     if not 0 < truncation <= 1:
         raise MedaugError(f"--truncation {truncation:g}: expected above 0 and at most 1")
     drawn = medgan.load(source)
+    weights = file_sha256(resolve(source) / WEIGHTS)
     counts = dict.fromkeys(drawn.spec.classes, per_class)
     recipe = Recipe(
         "synthetic",
         folder.name,
-        {"generator": source},
+        {"generator": weights},
         {"per_class": per_class, "truncation": truncation, "seed": seed},
         code_version(*CODE),
     )
@@ -152,7 +153,7 @@ def draw_to_folder(
                 drawn.value_range,
                 folder,
                 modality="CT" if drawn.value_range.unit == "HU" else "OT",
-                generator_hash=source,
+                generator_hash=weights,
                 seed=seed,
             )
         else:

@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
+from flows.environment import process_alive
 from pipeline.records import MedaugError, ResultRow
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # its table-making is no news to users
@@ -137,7 +138,7 @@ class Tracker:
         host = socket.gethostname()
         query = f"attributes.status = 'RUNNING' and tags.`medaug.host` = '{host}'"
         for run in self.client.search_runs([self.experiment_id], query, max_results=1000):
-            if not _alive(int(run.data.tags.get("medaug.pid", "0"))):
+            if not process_alive(int(run.data.tags.get("medaug.pid", "0"))):
                 self.client.set_terminated(run.info.run_id, "KILLED")
                 closed += 1
         return closed
@@ -188,15 +189,3 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

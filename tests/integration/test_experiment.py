@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -182,6 +183,11 @@ def test_killed_and_started_again_it_ends_where_an_unbroken_run_ends(tmp_path: P
     assert training.info.status == "FINISHED"
     assert faults(runs / "reports" / "tiny", {"dcgan"}, {"A"}) == []
     assert not list(unfinished.glob("generator-*"))
+
+    with sqlite3.connect(Path(os.environ["PREFECT_HOME"]) / "prefect.db") as database:
+        states = {state for (state,) in database.execute("select state_type from flow_run")}
+    assert "CRASHED" in states
+    assert "RUNNING" not in states
 
     shutil.copytree(runs / "private", unbroken / "private")  # the key of the patients' hashes orders the split
     code, _, errors = medaug("train", str(file), "--runs", str(unbroken))
