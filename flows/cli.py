@@ -88,12 +88,11 @@ def _compare(options: argparse.Namespace) -> Result:
 
 
 def _serve(options: argparse.Namespace) -> Result:
-    from flows.deployments import DeploymentConfig, serve
-    from pipeline.config import read_yaml, validate
+    runs = (options.runs or Path("runs")).resolve()  # the scheduled process may start elsewhere
+    prepare(runs)
+    from flows.deployments import serve
 
-    deployment = validate(DeploymentConfig, read_yaml(options.config), str(options.config))
-    prepare(options.runs or deployment.runs or Path("runs"))
-    serve(options.config, options.runs, options.port)
+    serve(options.config, runs, options.port)
     return {"status": "done", "text": ""}
 
 

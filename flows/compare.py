@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -19,6 +18,7 @@ from classifiers.statistics import contrast, holm
 from flows.classify import PREDICTIONS, ROWS, Cell
 from flows.configuration import ClassificationConfig
 from flows.context import Context
+from flows.devices import describe
 from flows.synthesize import write_pictures
 from pipeline.dataset import ScanDataset
 from pipeline.records import GanSummary, ReportInput, ResultRow, read_rows
@@ -198,11 +198,6 @@ def write_experiment_report(
     folder.mkdir(parents=True, exist_ok=True)
     pictures = folder / "pictures"
     write_pictures(data.codes[data.rows], data.labels, len(data.spec.classes), pictures)
-    device = (
-        "CUDA " + torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
     write_report(
         ReportInput(
             title=config.name,
@@ -218,7 +213,7 @@ def write_experiment_report(
                 "Artifacts": str(context.store.root),
                 **{f"Synthetic set of {o.gan} (seed {o.seed})": str(o.synthetic) for o in outcomes if o.synthetic},
             },
-            provenance={**provenance, "device": device, **versions()},
+            provenance={**provenance, "device": describe(), **versions()},
         ),
         folder,
     )

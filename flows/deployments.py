@@ -12,9 +12,15 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import EntrypointType
+from prefect.schedules import Cron
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import Field, ValidationError
 
 from flows.configuration import ExperimentConfig, Frozen, load_experiment
+from flows.experiment import experiment
+from flows.preflight import check_output, check_services
 from flows.progress import say
 from pipeline.config import read_yaml, validate
 from pipeline.records import MedaugError
@@ -32,7 +38,6 @@ class DeploymentConfig(Frozen):
         timezone: IANA name; the schedule follows its daylight saving time.
         data: folder with the scans, in place of the experiment's own.
         labels: labels file, in place of the experiment's own.
-        runs: runs folder, in place of the experiment's own.
         overrides: ``a.b=c`` texts as for ``--set``.
     """
 
@@ -42,19 +47,16 @@ class DeploymentConfig(Frozen):
     timezone: str = "UTC"
     data: Path | None = None
     labels: Path | None = None
-    runs: Path | None = None
     overrides: tuple[str, ...] = ()
 
 
-def load_deployment(path: Path, runs: Path | None = None) -> tuple[DeploymentConfig, ExperimentConfig]:
+def load_deployment(path: Path, runs: Path) -> tuple[DeploymentConfig, ExperimentConfig]:
     """Reads a deployment and the experiment that it names.
 
     Raises:
         MedaugError: a fault in either, or a schedule that cron does not know.
     """
     deployment = validate(DeploymentConfig, read_yaml(path), str(path))
-    from prefect.client.schemas.schedules import CronSchedule
-
     try:
         CronSchedule(cron=deployment.cron, timezone=deployment.timezone)
     except ValidationError as error:
@@ -63,14 +65,14 @@ def load_deployment(path: Path, runs: Path | None = None) -> tuple[DeploymentCon
             f"{path}: cron {deployment.cron!r} in {deployment.timezone!r} is no schedule ({reason}); "
             'expected five fields like "0 2 * * *" and a timezone like Europe/Berlin'
         ) from None
-    experiment = load_experiment(
+    config = load_experiment(
         path.parent / deployment.experiment,
         deployment.overrides,
-        deployment.data,
-        deployment.labels,
-        runs or deployment.runs,
+        deployment.data and deployment.data.resolve(),
+        deployment.labels and deployment.labels.resolve(),
+        runs,
     )
-    return deployment, experiment
+    return deployment, config
 
 
 @contextmanager
@@ -95,17 +97,18 @@ def prefect_server(runs: Path, port: int) -> Iterator[str]:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     log = runs / "prefect-server.log"
     with log.open("ab") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        # Without it the page would look for its API on Prefect's usual port.
+        environment = {**os.environ, "PREFECT_UI_API_URL": url}
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not _answers(url):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise MedaugError(f"Prefect's server did not start on port {port}; see {log}, or give another --port")
             time.sleep(0.5)
-        os.environ["PREFECT_API_URL"] = url
-        yield url
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield url
     finally:
-        os.environ.pop("PREFECT_API_URL", None)
         server.terminate()
         try:
             server.wait(timeout=10)
@@ -122,23 +125,16 @@ def _answers(url: str) -> bool:
         return False
 
 
-def serve(path: Path, runs: Path | None, port: int) -> None:
+def serve(path: Path, runs: Path, port: int) -> None:
     """Registers the deployment and serves it until interrupted; one run at a time.
 
     Raises:
         MedaugError: a fault in the configuration, or a server that does not answer.
     """
     deployment, config = load_deployment(path, runs)
-    from flows.preflight import check_output, check_services
-
     check_output(config.runs)
     check_services(config)
     with prefect_server(config.runs, port) as url:
-        from prefect.deployments.runner import EntrypointType
-        from prefect.schedules import Cron
-
-        from flows.experiment import experiment
-
         page = url.removesuffix("/api")
         say(f"serving {deployment.name!r}: {deployment.cron} ({deployment.timezone}); Prefect's UI: {page}")
         experiment.serve(

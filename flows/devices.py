@@ -29,6 +29,12 @@ def share_cores() -> None:
     torch.set_num_threads(max(1, _cores() // workers()))
 
 
+def describe() -> str:
+    """What the trainings run on, for reports."""
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ", ".join(names) or f"CPU, {_cores()} cores, {workers()} tasks at once"
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -21,7 +21,7 @@ from pipeline.dicom.write import write_synthetic
 from pipeline.records import MedaugError
 from pipeline.store import Artifact, Draft, Recipe, Store, code_version, file_sha256
 
-PICTURES = 8  # images a class, and steps of a walk, that the report shows
+PICTURES, WALK = 9, 8  # images a class, and steps of a latent walk, that the report shows
 CODE = ("medgan.sample", "medgan.networks", "medgan.layers", "pipeline.dataset", "pipeline.dicom.write")
 
 
@@ -75,7 +75,7 @@ def draw_synthetic(context: Context, dataset: Path, generator: Path) -> Path:
             codes = np.load(draft.folder / "images.npy")
             labels = np.repeat(np.arange(len(classes)), settings.per_class)
             write_pictures(codes, labels, len(classes), draft.folder / "pictures")
-            walk = np.stack([drawn.interpolate(label, PICTURES, seed).numpy()[:, 0] for label in classes])
+            walk = np.stack([drawn.interpolate(label, WALK, seed).numpy()[:, 0] for label in classes])
             np.save(draft.folder / "pictures" / "walk.npy", to_uint8(walk))
             chosen = np.concatenate([np.flatnonzero(labels == label)[: settings.dicom] for label in classes])
             write_synthetic(

@@ -119,7 +119,9 @@ class Tracker:
             found = self.client.get_experiment_by_name(experiment)
             if found is None:
                 location = (runs.resolve() / "mlflow-artifacts").as_uri() if uri.startswith("sqlite:") else None
-                self.experiment_id = self.client.create_experiment(experiment, artifact_location=location)
+                # MLflow's page opens on training runs rather than on its tools for language models.
+                kind = {"mlflow.experimentKind": "custom_model_development"}
+                self.experiment_id = self.client.create_experiment(experiment, artifact_location=location, tags=kind)
             else:
                 self.experiment_id = found.experiment_id
         except (MlflowException, OSError) as error:
@@ -169,6 +171,8 @@ class Tracker:
             "medaug.key": key,
             "medaug.host": socket.gethostname(),
             "medaug.pid": str(os.getpid()),
+            "mlflow.source.name": "medaug",
+            "mlflow.source.type": "LOCAL",
             **({PARENT_TAG: parent.run_id} if parent else {}),
             **({"mlflow.note.content": description} if description else {}),
         }

@@ -104,9 +104,9 @@ class LoadedGenerator:
         """
         anchors = max(2, math.ceil(steps / 8) + 1)
         z, noise = self._latents([seeded(seed, "walk", i) for i in range(anchors)])
-        labels = self._labels([label] * steps)
+        labels = self._labels([label] * anchors)
         with torch.inference_mode():
-            w = self.network.mapping(z, labels[:anchors]) if isinstance(self.network, StyleGenerator) else None
+            w = self.network.mapping(z, labels) if isinstance(self.network, StyleGenerator) else None
         frames = []
         for step in range(steps):
             place = step * (anchors - 1) / max(steps - 1, 1)

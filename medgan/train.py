@@ -128,7 +128,7 @@ class Trainer:
         self.rng = seeded(seed, "steps", device=device)
         self.now = Progression()
         self.skipped = torch.zeros((), device=device)  # steps skipped so far
-        self.skipped_in_a_row = torch.zeros((), device=device)
+        self.in_a_row = {name: torch.zeros((), device=device) for name in self.optimisers}  # the newest run of them
         self.pending: dict[str, list[Tensor]] = {}  # curve values that no one has read yet
 
     # -- one step ------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class Trainer:
         bad = guarded_step(self.optimisers[phase.network], loss)
         network.requires_grad_(False)
         self.skipped += bad
-        self.skipped_in_a_row = (self.skipped_in_a_row + bad) * bad
+        self.in_a_row[phase.network] = (self.in_a_row[phase.network] + bad) * bad
         for name, value in curves.items():
             self.pending.setdefault(name, []).append(value.detach().float())
 
@@ -195,13 +195,13 @@ class Trainer:
 
     def diagnosis(self) -> str:
         """Why the training cannot go on, or ""."""
-        in_a_row = int(self.skipped_in_a_row)
-        if in_a_row < self.config.skip_limit:
-            return ""
-        return (
-            f"non-finite losses or gradients in {in_a_row} consecutive steps ({int(self.skipped)} in all), "
-            f"after {self.now.images_seen} images"
-        )
+        for name, count in self.in_a_row.items():
+            if int(count) >= self.config.skip_limit:
+                return (
+                    f"non-finite losses or gradients in {int(count)} consecutive steps of the {name} "
+                    f"({int(self.skipped)} of both networks in all), after {self.now.images_seen} images"
+                )
+        return ""
 
     def flush_curves(self) -> None:
         """Means since the last time, read from the device in one go, to the curves and the log."""
@@ -257,7 +257,8 @@ class Trainer:
         for name, optimiser in self.optimisers.items():
             tensors |= optimiser_tensors(optimiser, f"optimiser.{name}")
         tensors |= {f"pending.{name}": torch.stack(values) for name, values in self.pending.items()}
-        tensors |= {"rng": self.rng.get_state(), "skipped": torch.stack([self.skipped, self.skipped_in_a_row])}
+        tensors |= {f"in_a_row.{name}": count for name, count in self.in_a_row.items()}
+        tensors |= {"rng": self.rng.get_state(), "skipped": self.skipped}
         now, config = dataclasses.asdict(self.now), dataclasses.asdict(self.config)
         return tensors, {"seed": self.seed, "now": now, "config": config}
 
@@ -282,7 +283,8 @@ class Trainer:
             restore_optimiser(optimiser, f"optimiser.{name}", tensors)
         self.pending = {name: list(value.to(self.device)) for name, value in part("pending.").items()}
         self.rng.set_state(tensors["rng"])
-        self.skipped, self.skipped_in_a_row = tensors["skipped"].to(self.device).unbind()
+        self.skipped = tensors["skipped"].to(self.device)
+        self.in_a_row = {name: count.to(self.device) for name, count in part("in_a_row.").items()}
         curves = {name: [(x, y) for x, y in points] for name, points in state["now"]["curves"].items()}
         self.now = Progression(**{**state["now"], "curves": curves})
 

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.records import MedaugError
 
 T = TypeVar("T")
+UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -134,11 +135,12 @@ def validate(model: type[T], data: Any, where: str) -> T:
     try:
         return TypeAdapter(model).validate_python(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # An unknown key before a missing one: the first is often the second, misspelt.
+        first = min(error.errors(include_url=False), key=lambda fault: fault["type"] not in UNKNOWN_KEY)
         location = [str(part) for part in first["loc"]]
         key = ".".join(location)
         others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        if first["type"] in UNKNOWN_KEY:
             known = _fields_at(model, location[:-1])
             guess = nearest(location[-1], known)
             listing = f"; known: {', '.join(known)}" if known and not guess else ""

@@ -27,14 +27,15 @@ class Options:
 
     Attributes:
         latent: length of z.
-        label_width: length of the class embedding beside z.
+        label_width: length of the class embedding beside z; short, since a class as long as z lets the generator settle
+            on one image a class early on.
         base_channels: feature maps at 4x4 times 4; halved with every doubling.
         max_channels: upper bound of feature maps.
         discriminator_norm: "batch" or, for penalties on single images, "none".
     """
 
     latent: int = 100
-    label_width: int = 100
+    label_width: int = 10
     base_channels: int = 4096
     max_channels: int = 1024
     discriminator_norm: str = "batch"
