@@ -14,11 +14,11 @@ from torch import nn
 from classifiers.arms import ArmData
 from classifiers.augment import augment
 from classifiers.config import ClassifierConfig
-from classifiers.device import autocast, choose_device
 from classifiers.evaluate import macro_auroc, youden_point
 from classifiers.networks import build_network
 from classifiers.trained import TrainedClassifier, probabilities
 from pipeline.dataset import ScanDataset
+from pipeline.device import autocast, choose_device
 from pipeline.records import LogFunction, MedaugError, Progress
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises

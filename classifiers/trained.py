@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from classifiers.config import Augmentation, ClassifierConfig
-from classifiers.device import choose_device
 from classifiers.networks import build_network, penultimate
+from pipeline.device import choose_device
 from pipeline.records import ImageSpec, MedaugError, ValueRange
 
 WEIGHTS = "model.safetensors"

@@ -13,7 +13,7 @@ import torch
 from flows.compare import versions
 from flows.preflight import check_address, check_output
 from flows.tracking import tracking_uri
-from medgan.precision import has_bfloat16
+from pipeline.device import has_bfloat16
 from pipeline.records import MedaugError
 
 

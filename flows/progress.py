@@ -1,8 +1,9 @@
-"""Progress bars with an estimate of the time left, on stderr."""
+"""Progress with an estimate of the time left, on stderr: bars on a terminal, now and then a line in a log file."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,12 +11,13 @@ from tqdm import tqdm
 
 from pipeline.records import Progress
 
+LINE_SECONDS = 10.0
+FORMAT = "{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_fmt}]"
+
 
 @contextmanager
 def progress_bar(title: str, unit: str) -> Iterator[Progress]:
-    """A bar for one stage.
-
-    On a terminal it moves; in a log file it writes a line every ten seconds at most.
+    """Shows one stage's progress.
 
     Args:
         title: what is being done.
@@ -24,15 +26,23 @@ def progress_bar(title: str, unit: str) -> Iterator[Progress]:
     Yields:
         ``progress(done, total)``.
     """
+    if sys.stderr.isatty():
+        with _bar(title, unit) as update:
+            yield update
+    else:
+        yield _lines(title, unit)
+
+
+@contextmanager
+def _bar(title: str, unit: str) -> Iterator[Progress]:
     bar = tqdm(
         total=1,
-        desc=f"{title:<34}",
+        desc=f"{title:<38}",
         unit=f" {unit}",
         unit_scale=True,
-        file=sys.stderr,
         dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 10.0,
-        bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_fmt}]",
+        bar_format=FORMAT,
+        file=sys.stderr,
     )
 
     def update(done: int, total: int) -> None:
@@ -47,6 +57,33 @@ def progress_bar(title: str, unit: str) -> Iterator[Progress]:
     finally:
         bar.refresh()
         bar.close()
+
+
+def _lines(title: str, unit: str) -> Progress:
+    started = last = time.monotonic()
+    first: int | None = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal last, first
+        now = time.monotonic()
+        first = done if first is None else first
+        if done >= total or now - last >= LINE_SECONDS:
+            last = now
+            line = tqdm.format_meter(
+                done,
+                total,
+                now - started,
+                ncols=120,
+                prefix=f"{title:<38}",
+                unit=f" {unit}",
+                unit_scale=True,
+                bar_format=FORMAT,
+                initial=first if first < done else 0,
+            )
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+    return update
 
 
 def say(text: str) -> None:

@@ -35,7 +35,8 @@ CODE = (
     "medgan.checkpoint",
     "medgan.data",
     "medgan.optimise",
-    "medgan.precision",
+    "medgan.seeds",
+    "pipeline.device",
     "pipeline.dataset",
 )
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgan.precision import seeded
+from medgan.seeds import seeded
 from pipeline.dataset import CODE_MAX, ScanDataset
 
 

@@ -18,9 +18,10 @@ from medgan import registry
 from medgan.config import GanConfig
 from medgan.contract import Generator, NoiseSource, Pyramid, Stage
 from medgan.layers import double
-from medgan.precision import choose_device, place, seeded
+from medgan.seeds import seeded
 from medgan.styles import StyleGenerator
 from pipeline.dataset import IMAGES, dataset_meta, encode, write_index
+from pipeline.device import choose_device, place
 from pipeline.records import SPLITS, ImageSpec, MedaugError, Progress, ValueRange
 
 WEIGHTS, CARD = "generator.safetensors", "generator.json"

@@ -23,9 +23,10 @@ from medgan.config import GanConfig
 from medgan.contract import Architecture, Batch, Phase
 from medgan.data import ResidentImages
 from medgan.optimise import average, build_optimisers, ema_decay, guarded_step
-from medgan.precision import autocast, choose_device, place, seed_of, seeded
 from medgan.sample import LoadedGenerator
+from medgan.seeds import seed_of, seeded
 from pipeline.dataset import ScanDataset
+from pipeline.device import autocast, choose_device, place
 from pipeline.records import LogFunction, MedaugError, Progress
 
 CURVE_POINTS = 200

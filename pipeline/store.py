@@ -59,7 +59,8 @@ def code_version(*modules: str) -> str:
     digest = hashlib.sha256()
     for name in sorted(modules):
         spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None, f"no module {name}"
+        assert spec is not None, f"no module {name}"
+        assert spec.origin is not None, f"{name} has no source"
         origin = Path(spec.origin)
         files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
         for file in files:

@@ -77,12 +77,11 @@ def gan_table(evidence: Evidence) -> Table:
     for gan in evidence.gans:
         cells = [_score_cell(evidence, gan, base, "", places[base]) for base in bases]
         kind = "failed" if gan.failed else ""
-        lines.append(Line(gan.name, (*cells, *_cost_cells(gan)), gan.status, gan.colour, kind))
+        lines.append(Line(gan.name, (*cells, _cost_cell(gan)), gan.status, gan.colour, kind))
     if evidence.floors:
         floor = tuple(_floor_cell(evidence, base, "", places[base]) for base in bases)
-        blank = (Cell(""), Cell(""), Cell(""))
-        lines.append(Line("real against real", (*floor, *blank), _floor_note(evidence), kind="floor"))
-    costs = (("images seen", ""), ("training time", ""), ("parameters", "generator / discriminator"))
+        lines.append(Line("real against real", (*floor, Cell("")), _floor_note(evidence), kind="floor"))
+    cost = ("training", "time, images, parameters G / D")
     notes = [*_sizes(row for (_, _, name), found in evidence.scores.items() if not name for row in found)]
     families = {base.split(".")[0] for base in bases}
     absent = [metric_of(base).label for base in EXPECTED if base.split(".")[0] not in families]
@@ -97,7 +96,7 @@ def gan_table(evidence: Evidence) -> Table:
         notes.append(
             "Mean ± standard deviation over GAN seeds; intervals run from the lowest to the highest seed's end."
         )
-    return Table("GAN", (*columns_of(bases), *costs), (Group("", tuple(lines)),), tuple(notes))
+    return Table("GAN", (*columns_of(bases), cost), (Group("", tuple(lines)),), tuple(notes))
 
 
 def class_tables(evidence: Evidence) -> tuple[Table, ...]:
@@ -168,19 +167,15 @@ def _floor_cell(evidence: Evidence, base: str, name: str, places: int) -> Cell:
     return Cell(MISSING, why="no floor was measured") if floor is None else figure_cell(floor, places)
 
 
-def _cost_cells(gan: Gan) -> tuple[Cell, ...]:
+def _cost_cell(gan: Gan) -> Cell:
     if not gan.trainings:
-        return (Cell(MISSING, why="no training recorded"),) * 3
-    images = [one.images_seen for one in gan.trainings]
+        return Cell(MISSING, why="no training recorded")
     seconds = [one.seconds for one in gan.trainings]
     averaged = (f"mean of {many(len(seconds), 'seed')}",) if len(seconds) > 1 else ()
     parameters = gan.trainings[0].parameters
     sizes = " / ".join(_millions(parameters.get(part)) for part in ("generator", "discriminator"))
-    return (
-        Cell(_span(images)),
-        Cell(duration(statistics.fmean(seconds)), averaged),
-        Cell(sizes) if parameters else Cell(MISSING, why="not recorded"),
-    )
+    images = f"{_span([one.images_seen for one in gan.trainings])} images"
+    return Cell(duration(statistics.fmean(seconds)), (*averaged, images, *((sizes,) if parameters else ())))
 
 
 def _millions(value: int | None) -> str:

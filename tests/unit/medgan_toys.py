@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from medgan import GanConfig, registry
-from medgan.precision import seeded
+from medgan.seeds import seeded
 from pipeline.config import expand_preset, merge, preset_names
 from pipeline.dataset import ScanDataset, dataset_meta, encode, write_index
 from pipeline.records import ImageSpec, ValueRange

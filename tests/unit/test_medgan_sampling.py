@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import medgan
-from medgan.precision import seeded
 from medgan.sample import LoadedGenerator, slerp
+from medgan.seeds import seeded
 from medgan.synthetic import SyntheticDataset
 from pipeline.dataset import ScanDataset
 from pipeline.records import MedaugError

@@ -1,8 +1,7 @@
-"""Where and in what precision to compute."""
+"""Where and in what precision networks compute; torch alone."""
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -53,14 +52,3 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context of a training step: bfloat16 where asked for or worth it."""
     enabled = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device.type))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-def seed_of(*parts: int | str) -> int:
-    """One seed from several numbers and words: 63 bits of their hash, so that neighbours share nothing."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-def seeded(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A random number generator of its own, seeded by :func:`seed_of`."""
-    return torch.Generator(device).manual_seed(seed_of(*parts))
