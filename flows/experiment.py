@@ -1,7 +1,6 @@
 """The main job: data, GANs, synthetic sets, scores, classifiers, report, as one Prefect flow."""
 
-from __future__ import annotations
-
+# No postponed annotations here: a scheduled run gets the flow by pickle, which would leave their names behind.
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -15,9 +15,12 @@ from pipeline.records import MedaugError
 CONFIGS = preset_folders(None)[0]
 
 
-def test_the_flow_travels_to_a_scheduled_process() -> None:
+def test_the_flow_travels_to_a_scheduled_process(tmp_path: Path) -> None:
     # Prefect pickles flow and tasks by value; a module such as torch.classes among their names would not travel.
-    assert cloudpickle.loads(cloudpickle.dumps(experiment)).name == experiment.name
+    travelled = cloudpickle.loads(cloudpickle.dumps(experiment))
+    _, config = load_deployment(CONFIGS / "deployment" / "nightly.yaml", tmp_path)
+    given = travelled.validate_parameters({"config": config.model_dump(mode="json"), "until": "report"})
+    assert given["config"] == config
 
 
 def test_the_form_is_the_configuration() -> None:
