@@ -69,8 +69,14 @@ def contrast(
     metric: str = "auroc",
     resamples: int = 2000,
     seed: int = 0,
+    gan_seeds: Sequence[int | None] | None = None,
 ) -> Contrast:
     """The paired difference between two arms on the same test patients.
+
+    The interval carries both kinds of chance: patients are resampled, and the luck of training is added to each
+    resample as Student's t with the standard error of the mean over runs and Welch's degrees of freedom. Of two runs a
+    side that is wide, as it should be. With a single run on a side the luck of training is unknown: the interval is
+    that over patients alone, and p is 1, so that nothing can be claimed.
 
     Args:
         treatment: one entry a run (classifier seed × GAN seed).
@@ -78,6 +84,8 @@ def contrast(
         metric: a name in :data:`METRICS`.
         resamples: bootstrap resamples.
         seed: of the resampling.
+        gan_seeds: GAN seed of each treatment run. With several, their means are the units of the treatment's luck,
+            since classifiers trained on one generator's images share its fate.
 
     Raises:
         MedaugError: an unknown metric, no runs on a side, runs on different scans, or fewer than two classes.
@@ -94,11 +102,14 @@ def contrast(
     for weights in patient_weights(both[0].labels, both[0].patients, resamples, seed):
         means = [np.mean([figure(run, weights) for run in runs], axis=0) for runs in (treatment, control)]
         drawn.append(means[0] - means[1])
-    differences = np.concatenate(drawn)
+    units = [_units(observed_t, gan_seeds), observed_c]
+    differences = np.concatenate(drawn) + _luck(units, resamples, seed)
     low, high = np.quantile(differences, (LEVEL / 2, 1 - LEVEL / 2)).tolist()
     # Davison and Hinkley 1997, section 4.4: with the +1, no p-value is smaller than the resamples can tell.
     tail = min(int((differences <= 0.0).sum()), int((differences >= 0.0).sum()))
     p = min(1.0, 2.0 * (tail + 1) / (resamples + 1))
+    if min(len(treatment), len(control)) < 2:
+        p = 1.0
     seed_sd = None
     if len(treatment) > 1 and len(control) > 1:
         seed_sd = float(np.sqrt(np.var(observed_t, ddof=1) + np.var(observed_c, ddof=1)))
@@ -106,7 +117,7 @@ def contrast(
 
 
 def estimate(runs: Sequence[Predictions], metric: str = "auroc", resamples: int = 2000, seed: int = 0) -> Estimate:
-    """One arm's figure, averaged over its runs, with its interval over patients.
+    """One arm's figure, averaged over its runs, with its interval over patients and runs.
 
     Raises:
         MedaugError: as :func:`contrast`.
@@ -122,7 +133,7 @@ def estimate(runs: Sequence[Predictions], metric: str = "auroc", resamples: int 
             for weights in patient_weights(runs[0].labels, runs[0].patients, resamples, seed)
         ]
     )
-    low, high = np.quantile(drawn, (LEVEL / 2, 1 - LEVEL / 2)).tolist()
+    low, high = np.quantile(drawn + _luck([observed], resamples, seed), (LEVEL / 2, 1 - LEVEL / 2)).tolist()
     seed_sd = float(np.std(observed, ddof=1)) if len(runs) > 1 else None
     return Estimate(float(np.mean(observed)), low, high, len(np.unique(runs[0].patients)), seed_sd)
 
@@ -160,6 +171,28 @@ def sentence(result: Contrast, p_adjusted: float, metric: str = "auroc") -> str:
         f"{verdict(result, p_adjusted)}: {metric} {result.value:+.3f} (95 % interval {result.low:+.3f} to "
         f"{result.high:+.3f}, Holm p = {p_adjusted:.3f}, {result.n_patients} patients{seeds})"
     )
+
+
+def _units(figures: Sequence[float], gan_seeds: Sequence[int | None] | None) -> list[float]:
+    """Means over each GAN seed where there are several, else the runs themselves."""
+    seeds = np.array([-1 if seed is None else seed for seed in gan_seeds or [None] * len(figures)])
+    if len(np.unique(seeds)) < 2:
+        return list(figures)
+    return [float(np.asarray(figures)[seeds == seed].mean()) for seed in np.unique(seeds)]
+
+
+def _luck(sides: Sequence[Sequence[float]], resamples: int, seed: int) -> Floats:
+    """Draws of the error that the luck of training leaves in a difference of means over runs, [resamples].
+
+    Student's t with Welch's degrees of freedom (Welch 1947); zero where a side has one run and nothing is known.
+    """
+    squared = [(float(np.var(side, ddof=1)) / len(side), len(side) - 1) for side in sides if len(side) > 1]
+    total = sum(error for error, _ in squared)
+    if len(squared) < len(sides) or total == 0.0:
+        return np.zeros(resamples)
+    freedom = total**2 / sum(error**2 / degrees for error, degrees in squared)
+    draws = np.random.default_rng([seed, 1]).standard_t(freedom, resamples)
+    return np.asarray(draws * np.sqrt(total), np.float64)
 
 
 def patient_weights(

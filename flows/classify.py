@@ -14,6 +14,7 @@ from classifiers.config import ClassifierConfig
 from classifiers.evaluate import classification_metrics, predict
 from classifiers.train import train_classifier
 from flows.context import Context, plain
+from flows.devices import training_device
 from flows.progress import progress_bar
 from pipeline.dataset import ScanDataset
 from pipeline.records import read_rows, write_rows
@@ -77,19 +78,23 @@ def classify(context: Context, dataset: Path, cell: Cell) -> Path:
         "classifier_seed": cell.seed,
     }
     with context.child(recipe, f"classify {cell.title}", {"stage": "classify", **identity}) as run:
+        if not run.finished:
+            run.log_params(settings)
 
         def build(draft: Draft) -> None:
-            run.log_params(settings)
             real, test = ScanDataset(dataset, "train"), ScanDataset(dataset, "test")
             synthetic = ScanDataset(cell.synthetic) if cell.synthetic is not None else None
             arm = build_arm(cell.arm, real, synthetic, 1.0 if cell.ratio is None else cell.ratio, seed=cell.seed)
-            with progress_bar(f"classify {cell.title}", "steps") as progress:
+            with (
+                training_device(context.config.device) as device,
+                progress_bar(f"classify {cell.title}", "steps") as progress,
+            ):
                 trained = train_classifier(
                     cell.classifier,
                     arm,
                     ScanDataset(dataset, "validation"),
                     cell.seed,
-                    device=context.config.device,
+                    device=device,
                     log=run.log,
                     progress=progress,
                 )

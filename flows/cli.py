@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import prepare
-from pipeline.records import MedaugError
+from pipeline.records import MedaugError, PrivateError
 
 Result = dict[str, Any]
 
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("medaug: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except PrivateError as error:
+        return _fail(options, 2, error.detail)
     except MedaugError as error:
         return _fail(options, 2, str(error))
     except Exception as error:
@@ -66,11 +68,12 @@ def _synthesize(options: argparse.Namespace) -> Result:
         return _run(options)
     if not options.out:
         raise MedaugError(f"synthesize {options.source}: --out DIR is missing; the synthetic set is written there")
-    prepare(options.runs or Path("runs"))
+    runs = options.runs or Path("runs")
+    prepare(runs)
     from flows.synthesize import draw_to_folder
 
     return draw_to_folder(
-        options.source, options.out, options.per_class, options.truncation, options.seed, options.format
+        options.source, options.out, options.per_class, options.truncation, options.seed, options.format, runs
     )
 
 

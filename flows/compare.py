@@ -8,13 +8,15 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from classifiers.evaluate import Predictions
-from classifiers.statistics import contrast, holm
+from classifiers.statistics import Contrast, contrast, estimate, holm
 from flows.classify import PREDICTIONS, ROWS, Cell
 from flows.configuration import ClassificationConfig
 from flows.context import Context
@@ -27,6 +29,7 @@ from pipeline.store import Artifact
 
 log = logging.getLogger(__name__)
 SMALL_TEST = 100  # patients; below it no usual gain can be told from chance
+SMALL_EXTRACTOR = 1000  # scans
 
 
 @dataclass(frozen=True)
@@ -53,51 +56,78 @@ class Outcome:
 
 
 def contrast_rows(cells: Sequence[tuple[Cell, Path]], settings: ClassificationConfig, seed: int) -> list[ResultRow]:
-    """D−B and D−C for each classifier, GAN and ratio, over all seeds, with Holm's correction over GANs × ratios.
+    """D−B and D−C for each classifier, GAN and ratio, over all seeds, under one Holm correction over all of them.
 
     Args:
         cells: finished cells with their classifier artifacts.
         settings: endpoint and resamples.
         seed: of the bootstrap.
     """
-    rows: list[ResultRow] = []
-    for classifier in sorted({cell.classifier.name for cell, _ in cells}):
-        of_classifier = [(cell, path) for cell, path in cells if cell.classifier.name == classifier]
-        treated = sorted({(cell.gan, cell.ratio) for cell, _ in of_classifier if cell.arm == "D"}, key=str)
-        for control_arm in ("B", "C"):
-            results = []
-            for gan, ratio in treated:
-                wanted = ratio if control_arm == "C" else None
-                treatment = [p for c, p in of_classifier if c.arm == "D" and (c.gan, c.ratio) == (gan, ratio)]
-                control = [p for c, p in of_classifier if c.arm == control_arm and c.ratio == wanted]
-                if control:
-                    result = contrast(
-                        [Predictions.load(path / PREDICTIONS) for path in treatment],
-                        [Predictions.load(path / PREDICTIONS) for path in control],
-                        settings.endpoint,
-                        settings.resamples,
-                        seed,
-                    )
-                    results.append((gan, ratio, result))
-            adjusted = holm([result.p for _, _, result in results])
-            for (gan, ratio, result), holm_p in zip(results, adjusted, strict=True):
-                spread = "" if result.seed_sd is None else f", SD over seeds {result.seed_sd:.3g}"
-                rows.append(
-                    ResultRow(
-                        "contrast",
-                        settings.endpoint,
-                        result.value,
-                        result.low,
-                        result.high,
-                        n=result.n_patients,
-                        gan=gan,
-                        arm=f"D-{control_arm}",
-                        ratio=ratio,
-                        classifier=classifier,
-                        note=f"p={result.p:.3g}, Holm p={holm_p:.3g}{spread}",
-                    )
-                )
+    treated = sorted({(c.classifier.name, c.gan, c.ratio) for c, _ in cells if c.arm == "D"}, key=str)
+    found: list[tuple[ResultRow, Contrast]] = []
+    for (classifier, gan, ratio), control_arm in product(treated, ("B", "C")):
+        wanted = (classifier, control_arm, ratio if control_arm == "C" else None)
+        treatment = [
+            (c, p) for c, p in cells if (c.classifier.name, c.arm, c.gan, c.ratio) == (classifier, "D", gan, ratio)
+        ]
+        control = [p for c, p in cells if (c.classifier.name, c.arm, c.ratio) == wanted]
+        if not control:
+            continue
+        result = contrast(
+            [Predictions.load(path / PREDICTIONS) for _, path in treatment],
+            [Predictions.load(path / PREDICTIONS) for path in control],
+            settings.endpoint,
+            settings.resamples,
+            seed,
+            gan_seeds=[cell.gan_seed for cell, _ in treatment],
+        )
+        row = ResultRow(
+            "contrast",
+            settings.endpoint,
+            result.value,
+            result.low,
+            result.high,
+            n=result.n_patients,
+            gan=gan,
+            arm=f"D-{control_arm}",
+            ratio=ratio,
+            classifier=classifier,
+        )
+        found.append((row, result))
+    adjusted = holm([result.p for _, result in found])
+    return [
+        replace(row, note=f"p={result.p:.3g}, Holm p={holm_p:.3g}{_spread(result.seed_sd)}")
+        for (row, result), holm_p in zip(found, adjusted, strict=True)
+    ]
+
+
+def arm_rows(cells: Sequence[tuple[Cell, Path]], settings: ClassificationConfig, seed: int) -> list[ResultRow]:
+    """The endpoint of each arm, over all its seeds, with its interval."""
+    rows = []
+    for arm, gan, ratio, classifier in sorted({(c.arm, c.gan, c.ratio, c.classifier.name) for c, _ in cells}, key=str):
+        wanted = (arm, gan, ratio, classifier)
+        runs = [p for c, p in cells if (c.arm, c.gan, c.ratio, c.classifier.name) == wanted]
+        found = estimate([Predictions.load(p / PREDICTIONS) for p in runs], settings.endpoint, settings.resamples, seed)
+        rows.append(
+            ResultRow(
+                "arm",
+                settings.endpoint,
+                found.value,
+                found.low,
+                found.high,
+                n=found.n_patients,
+                gan=gan,
+                arm=arm,
+                ratio=ratio,
+                classifier=classifier,
+                note=_spread(found.seed_sd).removeprefix(", "),
+            )
+        )
     return rows
+
+
+def _spread(seed_sd: float | None) -> str:
+    return "" if seed_sd is None else f", SD over seeds {seed_sd:.3g}"
 
 
 def training_rows(outcomes: Sequence[Outcome]) -> list[ResultRow]:
@@ -137,8 +167,7 @@ def gan_summary(outcome: Outcome) -> GanSummary:
 def experiment_warnings(context: Context, data: ScanDataset, outcomes: Sequence[Outcome]) -> list[str]:
     """What a reader must know before believing a figure, most important first."""
     warnings = [f"{o.gan} (seed {o.seed}) {o.status}: {o.reason}" for o in outcomes if o.status != "done"]
-    test = data.meta["counts"]["test"]
-    patients = sum(entry["patients"] for entry in test.values())
+    patients = len(np.unique(ScanDataset(data.artifact.path, "test").patients))
     if patients < SMALL_TEST:
         warnings.append(f"only {patients} test patients: intervals are wide, and a smaller gain or harm cannot be seen")
     train = data.meta["counts"]["train"]
@@ -147,6 +176,17 @@ def experiment_warnings(context: Context, data: ScanDataset, outcomes: Sequence[
         warnings.append(
             f"{slices} real images behind the fidelity figures: FID is biased upwards below 2,048, so read KID first, "
             "and both beside the real-against-real floor"
+        )
+    if slices < SMALL_EXTRACTOR:
+        warnings.append(
+            f"the feature extractor learnt from {slices} scans: it may miss faults that an eye sees at once, so look "
+            "at the pictures before the fidelity figures"
+        )
+    lengths = {gan.images for gan in context.config.gans}
+    if len(lengths) > 1:
+        warnings.append(
+            f"the GANs were trained on {min(lengths):,} to {max(lengths):,} images and for unequal times: "
+            "a comparison between them compares these budgets too"
         )
     if len(context.config.gan_seeds) < 3:
         warnings.append(
@@ -192,7 +232,7 @@ def write_experiment_report(
     for _, path in cells:
         rows += read_rows(path / ROWS)
     contrasts = contrast_rows(cells, config.classification, config.seed)
-    rows += contrasts
+    rows += [*arm_rows(cells, config.classification, config.seed), *contrasts]
 
     folder = context.report_folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,7 +242,8 @@ def write_experiment_report(
         ReportInput(
             title=config.name,
             headline=config.headline,
-            config=config.model_dump(mode="json"),
+            # Paths and file names may hold a patient's name; the report travels.
+            config=config.model_dump(mode="json", exclude={"data": {"source": {"path"}, "labels": {"file"}}}),
             dataset=data.meta,
             real_samples=pictures,
             gans=tuple(gan_summary(outcome) for outcome in outcomes),

@@ -22,16 +22,14 @@ class Frozen(BaseModel):
 
 
 class SynthesisConfig(Frozen):
-    """What is drawn from each generator.
+    """What is drawn from each generator: its whole distribution, never truncated, since it is scored.
 
     Attributes:
         per_class: images of each class; must cover the largest ratio of arm D.
-        truncation: 1.0 draws from the whole distribution; scores always use the images as drawn.
         dicom: how many images of each class are written as DICOM files too.
     """
 
     per_class: int = Field(default=200, ge=2)
-    truncation: float = Field(default=1.0, gt=0.0, le=1.0)
     dicom: int = Field(default=8, ge=0)
 
 
@@ -50,7 +48,7 @@ class ClassificationConfig(Frozen):
     ratios: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0, 1)
     endpoint: Literal["auroc", "auprc", "balanced_accuracy"] = "auroc"
-    resamples: int = Field(default=2000, ge=100)
+    resamples: int = Field(default=2000, ge=2000)
 
     @field_validator("ratios")
     @classmethod

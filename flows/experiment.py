@@ -9,12 +9,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from classifiers.arms import added_counts
 from flows.classify import Cell, classify
 from flows.compare import Outcome, comparison_table, write_experiment_report
 from flows.configuration import ExperimentConfig
@@ -36,6 +38,7 @@ K = TypeVar("K")
 Training = tuple[str, int]
 """A GAN's name and seed."""
 Until = Literal["ingest", "train", "synthesize", "score", "classify", "report"]
+FEWEST_TRAINING, FEWEST_VALIDATION = 24, 4  # what the floor and the curves need
 STAGES: tuple[Until, ...] = ("ingest", "train", "synthesize", "score", "classify", "report")
 
 
@@ -66,17 +69,26 @@ def open_context(config: ExperimentConfig, dataset: Artifact) -> Context:
     return replace(context, parent_run_id=run.run_id)
 
 
-def check_ratios(config: ExperimentConfig, data: ScanDataset) -> None:
-    """Enough images are drawn for the largest ratio of arm D.
+def check_sizes(config: ExperimentConfig, dataset: Path) -> None:
+    """Every later stage has enough scans and enough images: found out before the first training, not after it.
 
     Raises:
         MedaugError: too few; names the number that would do.
     """
-    need = -(-max(config.classification.ratios) * len(data) // len(data.spec.classes))
-    if "D" in config.classification.arms and config.classifiers and need > config.synthesis.per_class:
+    train, validation = ScanDataset(dataset, "train"), ScanDataset(dataset, "validation")
+    for data, need in ((train, FEWEST_TRAINING), (validation, FEWEST_VALIDATION)):
+        if len(data) < need:
+            raise MedaugError(
+                f"data: {len(data)} scans in {data.split}, expected at least {need}; add scans or change data.split"
+            )
+    counts = np.bincount(train.labels, minlength=len(train.spec.classes))
+    settings = config.classification
+    ratios = [*(settings.ratios if "D" in settings.arms else ()), *((1.0,) if "E" in settings.arms else ())]
+    need = max((int(added_counts(counts, ratio, "uniform").max()) for ratio in ratios), default=0)
+    if config.classifiers and need > config.synthesis.per_class:
         raise MedaugError(
-            f"synthesis.per_class: {config.synthesis.per_class} images of each class are too few for ratio "
-            f"{max(config.classification.ratios):g} of {len(data)} training scans; set at least {need:.0f}"
+            f"synthesis.per_class: {config.synthesis.per_class} images of each class are too few for the arms of "
+            f"{len(train)} training scans; set at least {need}"
         )
 
 
@@ -141,8 +153,26 @@ def experiment(config: ExperimentConfig, until: Until = "report") -> State[Any]:
     data = ScanDataset(ingested, "train")
     parameters = check_networks(config, data.spec.classes)
     check_disk(config, parameters, scans=sum(counts.values()))
-    check_ratios(config, data)
+    check_sizes(config, ingested)
     context = open_context(config, dataset)
+    try:
+        return run_stages(context, ingested, until, before, started)
+    except BaseException:
+        context.parent.end("FAILED")
+        raise
+
+
+def run_stages(context: Context, ingested: Path, until: Until, before: int, started: float) -> State[Any]:
+    """Everything after ingest, stage by stage.
+
+    Args:
+        context: the experiment, its MLflow run open.
+        ingested: the dataset artifact's folder.
+        until: the last stage wanted.
+        before: finished artifacts when the run began.
+        started: when that was, in seconds since the epoch.
+    """
+    config = context.config
     failures: list[str] = []
     wanted = STAGES.index(until)
 
@@ -179,7 +209,7 @@ def experiment(config: ExperimentConfig, until: Until = "report") -> State[Any]:
         outcome(key, trained.get(key), synthetic.get(key), scores.get(key), failures)
         for key in product([gan.name for gan in config.gans], config.gan_seeds)
     ]
-    results = {"dataset": str(dataset.path), "mlflow": context.uri}
+    results = {"dataset": str(ingested), "mlflow": context.uri}
     if until == "report":
         floor = score_floor(context, ingested, extractor)
         provenance = {"started": time.strftime("%Y-%m-%d %H:%M", time.localtime(started))}

@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from classifiers.arms import build_arm
 from classifiers.train import train_classifier
 from flows.context import Context, plain
+from flows.devices import training_device
 from flows.progress import progress_bar
 from pipeline.dataset import ScanDataset
 from pipeline.store import Artifact, Draft, Recipe, code_version
@@ -35,18 +36,22 @@ def train_extractor(context: Context, dataset: Path) -> Path:
     )
     tags = {"stage": "extractor", "classifier": config.extractor.name, "classifier_seed": config.seed}
     with context.child(recipe, f"extractor {config.extractor.name}", tags) as run:
+        if not run.finished:
+            run.log_params(settings)
 
         def build(draft: Draft) -> None:
-            run.log_params(settings)
             real = ScanDataset(dataset, "train")
             arm = build_arm("B", real, seed=config.seed)
-            with progress_bar("train feature extractor", "steps") as progress:
+            with (
+                training_device(context.config.device) as device,
+                progress_bar("train feature extractor", "steps") as progress,
+            ):
                 trained = train_classifier(
                     config.extractor,
                     arm,
                     ScanDataset(dataset, "validation"),
                     config.seed,
-                    device=config.device,
+                    device=device,
                     log=run.log,
                     progress=progress,
                 )

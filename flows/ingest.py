@@ -11,6 +11,7 @@ from flows.configuration import ExperimentConfig
 from flows.context import is_io_failure
 from flows.progress import progress_bar
 from pipeline.ingest import ingest
+from pipeline.records import MedaugError, PrivateError
 from pipeline.store import Store
 
 
@@ -27,7 +28,14 @@ def ingest_scans(config: ExperimentConfig) -> Path:
 
     Returns:
         The dataset artifact's folder.
+
+    Raises:
+        PrivateError: the source or its labels are wrong. Prefect keeps the text of an error, and file names may hold
+            patients' names.
     """
     store = Store(config.runs / "artifacts")
-    with progress_bar("ingest", "files") as progress:
-        return ingest(config.data, store, config.runs / "private", progress).path
+    try:
+        with progress_bar("ingest", "files") as progress:
+            return ingest(config.data, store, config.runs / "private", progress).path
+    except MedaugError as error:
+        raise PrivateError(str(error)) from None

@@ -17,7 +17,7 @@ from pipeline.records import read_rows, write_rows
 from pipeline.store import Artifact, Draft, Recipe, code_version
 
 ROWS = "rows.jsonl"
-CODE = ("medgan.metrics",)
+CODE = ("medgan.metrics", "classifiers.trained", "classifiers.networks")
 
 
 @task(name="score", task_run_name="score {synthetic.name}", tags=["score"], cache_policy=NO_CACHE)
@@ -48,6 +48,7 @@ def score_synthetic(context: Context, dataset: Path, extractor: Path, synthetic:
                     fake_features,
                     real.labels,
                     fake.labels,
+                    real.patients,
                     real.spec.classes,
                     extractor="domain",
                     seed=context.config.seed,
@@ -78,7 +79,14 @@ def score_floor(context: Context, dataset: Path, extractor: Path) -> Path:
         def build(draft: Draft) -> None:
             real = ScanDataset(dataset, "train")
             real_features = features(load_classifier(extractor), real.tensor())
-            rows = floor(real_features, real.labels, real.spec.classes, extractor="domain", seed=context.config.seed)
+            rows = floor(
+                real_features,
+                real.labels,
+                real.patients,
+                real.spec.classes,
+                extractor="domain",
+                seed=context.config.seed,
+            )
             write_rows(draft.folder / ROWS, rows)
 
         artifact = context.store.get_or_create(recipe, build)

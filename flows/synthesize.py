@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 import medgan
 from flows.context import Context
 from flows.progress import progress_bar
+from flows.tracking import tracking_uri
 from medgan.sample import WEIGHTS, resolve, synthesize
 from pipeline.dataset import ScanDataset, decode
 from pipeline.dicom.write import write_synthetic
@@ -70,7 +72,7 @@ def draw_synthetic(context: Context, dataset: Path, generator: Path) -> Path:
             classes = range(len(drawn.spec.classes))
             with progress_bar(f"synthesize {gan} s{gan_seed}", "images") as progress:
                 counts = dict.fromkeys(drawn.spec.classes, settings.per_class)
-                draft.meta.update(synthesize(drawn, counts, draft.folder, seed, settings.truncation, progress))
+                draft.meta.update(synthesize(drawn, counts, draft.folder, seed, 1.0, progress))
             draft.meta.update(gan=gan, gan_seed=gan_seed, generator=source.digest, dataset=data.digest)
             codes = np.load(draft.folder / "images.npy")
             labels = np.repeat(np.arange(len(classes)), settings.per_class)
@@ -99,7 +101,7 @@ def draw_synthetic(context: Context, dataset: Path, generator: Path) -> Path:
 
 
 def draw_to_folder(
-    source: str, folder: Path, per_class: int, truncation: float, seed: int, form: str
+    source: str, folder: Path, per_class: int, truncation: float, seed: int, form: str, runs: Path
 ) -> dict[str, Any]:
     """Draws from a generator outside any experiment.
 
@@ -110,6 +112,7 @@ def draw_to_folder(
         truncation: above 0, at most 1.
         seed: of the drawing.
         form: "artifact", "dicom" or "png".
+        runs: the runs folder, whose MLflow knows ``runs:/`` sources unless MLFLOW_TRACKING_URI is set.
 
     Returns:
         A summary with ``text`` for people.
@@ -123,6 +126,7 @@ def draw_to_folder(
         raise MedaugError(f"--per-class {per_class}: expected 1 or more")
     if not 0 < truncation <= 1:
         raise MedaugError(f"--truncation {truncation:g}: expected above 0 and at most 1")
+    os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(None, runs))  # for a source like runs:/ID/generator
     drawn = medgan.load(source)
     weights = file_sha256(resolve(source) / WEIGHTS)
     counts = dict.fromkeys(drawn.spec.classes, per_class)

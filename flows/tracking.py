@@ -56,6 +56,15 @@ class Run:
         for start in range(0, len(metrics), MAX_BATCH):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + MAX_BATCH])
 
+    def log_curves(self, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+        """Logs whole courses, metric → (step, value), at once."""
+        by_step: dict[int, dict[str, float]] = {}
+        for name, points in curves.items():
+            for step, value in points:
+                by_step.setdefault(int(step), {})[name] = value
+        for step, values in by_step.items():
+            self.log(values, step)
+
     def log_rows(self, rows: Sequence[ResultRow]) -> None:
         """Final figures: the value and, where there is one, its interval as ``<metric>.low`` and ``.high``."""
         values: dict[str, float] = {}
@@ -162,7 +171,7 @@ class Tracker:
             query += f" and tags.`{PARENT_TAG}` = '{parent.run_id}'"
         for found in self.client.search_runs([self.experiment_id], query, max_results=1):
             again = Run(self.client, found.info.run_id, found.info.status == "FINISHED")
-            if not again.finished:
+            if not again.finished and not process_alive(int(found.data.tags.get("medaug.pid", "0"))):
                 self.client.update_run(again.run_id, status="RUNNING")
                 again.set_tag("medaug.pid", str(os.getpid()))
             return again

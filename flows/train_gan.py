@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -22,6 +23,10 @@ from pipeline.store import Artifact, Draft, Recipe, code_version
 
 CURVE_IMAGES = 256  # drawn at each snapshot
 CODE = (
+    "flows.train_gan",
+    "medgan.metrics",
+    "classifiers.trained",
+    "classifiers.networks",
     "medgan.config",
     "medgan.contract",
     "medgan.registry",
@@ -59,7 +64,8 @@ def validation_curve(data: ScanDataset, extractor: Path) -> Callable[[int, Loade
     """
     classifier = load_classifier(extractor)
     real = features(classifier, data.tensor())
-    labels = np.resize(data.labels, CURVE_IMAGES).tolist()  # the validation set's classes in its own proportions
+    # The validation set's classes in its own proportions: evenly spaced picks from the sorted labels.
+    labels = np.sort(data.labels)[np.linspace(0, len(data) - 1, CURVE_IMAGES).astype(int)].tolist()
 
     def measure(images_seen: int, generator: LoadedGenerator) -> Mapping[str, float]:
         synthetic = features(classifier, generator.sample(labels, seed=images_seen))
@@ -88,10 +94,11 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
     with context.child(
         recipe, f"train {gan.name} s{seed}", {"stage": "train", "gan": gan.name, "gan_seed": seed}
     ) as run:
+        fresh = False
 
         def build(draft: Draft) -> None:
-            run.log_params({"gan": plain(gan), "seed": seed})
-            run.log_dataset(data.path.name, data.digest, str(data.path), "training")
+            nonlocal fresh
+            fresh = True
             with (
                 training_device(context.config.device) as device,
                 progress_bar(f"train {gan.name} s{seed}", "images") as progress,
@@ -120,6 +127,8 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
 
         artifact = context.store.get_or_create(recipe, build)
         if not run.finished:
+            if not fresh:  # made for another experiment: this one shows its course too
+                run.log_curves(json.loads((artifact.path / "curves.json").read_text(encoding="utf-8")))
             run.log({"seconds": artifact.manifest["record"]["seconds"]}, 0)
             run.set_tag("status", artifact.meta["status"])
             run.set_tag("artifact", artifact.path.name)

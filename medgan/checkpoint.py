@@ -37,7 +37,7 @@ def write_state(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str,
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(plain, draft / TENSORS)
     content = {"tensors_sha256": file_sha256(draft / TENSORS), **state}
-    (draft / STATE).write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    (draft / STATE).write_text(json.dumps(content, allow_nan=False, sort_keys=True), encoding="utf-8")
     for name in (TENSORS, STATE):
         with (draft / name).open("rb") as stream:
             os.fsync(stream.fileno())

@@ -1,11 +1,11 @@
-"""Adam, steps that a non-finite gradient cannot spoil, and the averaged generator."""
+"""Adam, steps that a non-finite value cannot spoil, and the averaged generator."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medgan.config import GanConfig, Optimiser
 from medgan.contract import Architecture, Generator, Phase
@@ -27,15 +27,17 @@ class GuardedAdam(torch.optim.Adam):
 def build_optimisers(architecture: Architecture, phases: Sequence[Phase], options: Optimiser) -> dict[str, GuardedAdam]:
     """One Adam for each network.
 
-    Where a regulariser runs at every k-th step on its own, the optimiser makes k + 1 updates where k were meant; with
-    c = k / (k + 1), rate and decays become c·λ, β₁^c and β₂^c (StyleGAN2, appendix B, "lazy regularization").
+    Where a regulariser runs on its own once for every k updates of its network, the optimiser makes k + 1 updates where
+    k were meant; with c = k / (k + 1), rate and decays become c·λ, β₁^c and β₂^c (StyleGAN2, appendix B, "lazy
+    regularization"). A network that is not updated at every step counts its own updates, not steps.
     """
     optimisers: dict[str, GuardedAdam] = {}
     for name, rate in (("generator", options.generator_rate), ("discriminator", options.discriminator_rate)):
+        main = min(phase.every for phase in phases if phase.network == name and not phase.lazy)
         c = 1.0
         for phase in phases:
             if phase.network == name and phase.lazy:
-                c *= phase.every / (phase.every + 1)
+                c *= phase.every / (phase.every + main)  # k = every / main
         parameters = list(getattr(architecture, name).parameters())
         betas = (options.beta1**c, options.beta2**c)
         optimisers[name] = GuardedAdam(parameters, lr=rate * c, betas=betas, eps=options.epsilon, fused=True)
@@ -57,6 +59,43 @@ def guarded_step(optimiser: GuardedAdam, loss: Tensor) -> Tensor:
     return bad
 
 
+class GuardedBuffers:
+    """Running statistics that a skipped step leaves alone, like the weights.
+
+    A forward pass in training mode moves batch norm's statistics before anyone can know that it was spoilt, and one
+    non-finite value would stay in them for good. So they are kept beside, in one vector, and put back on the device:
+    a few small kernels a phase, and the host does not wait.
+
+    Args:
+        network: whose floating-point buffers are guarded; on its device already.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+        self.sizes = [buffer.numel() for buffer in self.buffers]
+        self.keep()
+
+    def keep(self) -> None:
+        """Takes the buffers as they are for sound."""
+        self.sound = torch.cat([buffer.flatten() for buffer in self.buffers]) if self.buffers else torch.empty(0)
+
+    @torch.no_grad()
+    def settle(self, bad: Tensor) -> None:
+        """Keeps the buffers, or puts back what was kept if the step was skipped or any of them is non-finite.
+
+        Args:
+            bad: see :func:`guarded_step`.
+        """
+        if not self.buffers:
+            return
+        moved = torch.cat([buffer.flatten() for buffer in self.buffers])
+        self.sound = torch.where((bad == 0) & torch.isfinite(moved).all(), moved, self.sound)
+        parts = self.sound.split(self.sizes)
+        torch._foreach_copy_(
+            self.buffers, [part.view_as(buffer) for part, buffer in zip(parts, self.buffers, strict=True)]
+        )
+
+
 def ema_decay(config: GanConfig, images_seen: int) -> float:
     """Decay of the average at this step: shorter at first, so that the first weights do not linger in it."""
     if config.ema_ramp_up == 0 or config.ema == 0:
@@ -67,7 +106,17 @@ def ema_decay(config: GanConfig, images_seen: int) -> float:
 
 @torch.no_grad()
 def average(averaged: Generator, newest: Generator, decay: float) -> None:
-    """Averaged ← decay·averaged + (1 − decay)·newest; buffers (running statistics) are copied."""
-    torch._foreach_lerp_(list(averaged.parameters()), list(newest.parameters()), 1.0 - decay)
-    for mine, theirs in zip(averaged.buffers(), newest.buffers(), strict=True):
-        mine.copy_(theirs)
+    """Averaged ← decay·averaged + (1 − decay)·newest.
+
+    Running statistics are averaged like the weights: those of the newest weights are not the averaged ones' own.
+    Integer buffers (counts) are copied.
+    """
+    mine: list[Tensor] = [*averaged.parameters()]
+    theirs: list[Tensor] = [*newest.parameters()]
+    for old, new in zip(averaged.buffers(), newest.buffers(), strict=True):
+        if old.is_floating_point():
+            mine.append(old)
+            theirs.append(new)
+        else:
+            old.copy_(new)
+    torch._foreach_lerp_(mine, theirs, 1.0 - decay)

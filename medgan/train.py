@@ -22,7 +22,7 @@ from medgan.checkpoint import latest_checkpoint, optimiser_tensors, restore_opti
 from medgan.config import GanConfig
 from medgan.contract import Architecture, Batch, Phase
 from medgan.data import ResidentImages
-from medgan.optimise import average, build_optimisers, ema_decay, guarded_step
+from medgan.optimise import GuardedBuffers, average, build_optimisers, ema_decay, guarded_step
 from medgan.sample import LoadedGenerator
 from medgan.seeds import seed_of, seeded
 from pipeline.dataset import ScanDataset
@@ -90,7 +90,7 @@ def train(
         seed: of weights, order and latents.
         scratch: checkpoints; survives a kill.
         output: an artifact's draft folder; gets ``generator.safetensors``, ``generator.json``, ``curves.json`` and the
-            full state in ``state/``.
+            full state in ``state/``; none of it depends on the clock or on interruptions.
         device: "auto", "cpu", "cuda", ...
         log: called with the curves' newest values and the images seen.
         progress: called with the images seen and the images in all.
@@ -125,6 +125,7 @@ class Trainer:
         self.architecture: Architecture = place(architecture, device)
         self.averaged = copy.deepcopy(architecture.generator).eval().requires_grad_(False)
         self.phases = self.architecture.phases()
+        self.statistics = GuardedBuffers(self.architecture)
         self.optimisers = build_optimisers(self.architecture, self.phases, config.optimiser)
         self.rng = seeded(seed, "steps", device=device)
         self.now = Progression()
@@ -148,13 +149,14 @@ class Trainer:
         self.now.images_seen += self.config.batch
 
     def run_phase(self, phase: Phase, batch: Batch) -> None:
-        """Descends one phase's loss; a step with a non-finite loss or gradient leaves weights and moments alone."""
+        """Descends one phase's loss; a step with a non-finite loss or gradient changes nothing in the networks."""
         network: nn.Module = getattr(self.architecture, phase.network)
         network.requires_grad_(True)
         with autocast(self.device, self.config.precision):
             loss, curves = phase.loss(batch)
         loss.backward()
         bad = guarded_step(self.optimisers[phase.network], loss)
+        self.statistics.settle(bad)
         network.requires_grad_(False)
         self.skipped += bad
         self.in_a_row[phase.network] = (self.in_a_row[phase.network] + bad) * bad
@@ -177,10 +179,14 @@ class Trainer:
         log_every = max(1, steps // CURVE_POINTS)
         self.architecture.train().requires_grad_(False)
         clock = saved = time.monotonic()
-        reason = self.diagnosis() if now.step else ""
+
+        def due() -> bool:
+            return now.step % log_every == 0 or now.step == steps
+
+        reason = self.diagnosis() if due() else ""  # only where an unbroken run has looked, too
         while now.step < steps and not reason:
             self.step()
-            if now.step % log_every == 0 or now.step == steps:
+            if due():
                 self.flush_curves()
                 reason = self.diagnosis()
             if now.step * config.snapshots >= (now.snapshots + 1) * steps and not reason:
@@ -235,7 +241,7 @@ class Trainer:
         return LoadedGenerator(self.config, self.spec, self.value_range, self.averaged, stage, self.device)
 
     def finish(self, output: Path, status: str, reason: str) -> TrainResult:
-        """Writes generator, curves and full state."""
+        """Writes generator, curves and full state; nothing of it depends on the clock or on interruptions."""
         now = self.now
         parameters = {
             name: sum(p.numel() for p in getattr(self.architecture, name).parameters())
@@ -245,8 +251,10 @@ class Trainer:
         self.loaded().save(
             output, seed=self.seed, status=status, reason=reason, images_seen=now.images_seen, parameters=parameters
         )
-        (output / "curves.json").write_text(json.dumps(now.curves, allow_nan=False), encoding="utf-8")
-        write_state(output / "state", *self.state())
+        (output / "curves.json").write_text(json.dumps(now.curves, allow_nan=False, sort_keys=True), encoding="utf-8")
+        tensors, state = self.state()
+        del state["now"]["seconds"]  # equal trainings make equal artifacts
+        write_state(output / "state", tensors, state)
         return result
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -280,12 +288,13 @@ class Trainer:
 
         self.architecture.load_state_dict(part("architecture."))
         self.averaged.load_state_dict(part("averaged."))
+        self.statistics.keep()
         for name, optimiser in self.optimisers.items():
             restore_optimiser(optimiser, f"optimiser.{name}", tensors)
         self.pending = {name: list(value.to(self.device)) for name, value in part("pending.").items()}
         self.rng.set_state(tensors["rng"])
         self.skipped = tensors["skipped"].to(self.device)
-        self.in_a_row = {name: count.to(self.device) for name, count in part("in_a_row.").items()}
+        self.in_a_row = {name: tensors[f"in_a_row.{name}"].to(self.device) for name in self.optimisers}
         curves = {name: [(x, y) for x, y in points] for name, points in state["now"]["curves"].items()}
         self.now = Progression(**{**state["now"], "curves": curves})
 

@@ -22,6 +22,14 @@ class MedaugError(ValueError):
     """Input, configuration or usage is wrong; the message is one line: what, where, expected, remedy."""
 
 
+class PrivateError(MedaugError):
+    """Input is wrong, and why may name files: ``detail`` is for the user at the terminal, the text for servers."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("the scans or their labels were refused; 'medaug ingest' with this configuration says why")
+        self.detail = detail
+
+
 @dataclass(frozen=True)
 class ValueRange:
     """The physical values that the network's -1 and +1 stand for.
@@ -63,7 +71,7 @@ class ResultRow:
     """One metric of one cell of an experiment (tidy data: one value a row).
 
     Attributes:
-        stage: "ingest", "train", "score", "classify" or "contrast".
+        stage: "train", "score", "classify", "arm" or "contrast".
         metric: a name of the project's list, e.g. ``kid.domain``, ``auroc``; a class is a suffix
             (``fid.domain.contrast``).
         value: the figure.

@@ -1,7 +1,8 @@
 """Fidelity of synthetic images as result rows: one metric a file, gathered here overall and for each class.
 
-``fidelity`` compares synthetic with real features; ``floor`` compares real with real, which is what a perfect generator
-would score at that n. Nothing here knows networks or images: the extractor is a name, part of the metric's.
+``fidelity`` compares synthetic with real features; ``floor`` compares halves of the real patients with each other,
+which is what images of as many new patients would score at that n. Nothing here knows networks or images: the
+extractor is a name, part of the metric's.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medgan.metrics import fid, kid, precision_recall
-from medgan.metrics.features import Z95, Features, as_features, as_pair, is_constant, split, standard_errors
+from medgan.metrics import fid, kid, precision_recall, sampling
+from medgan.metrics.features import Z95, Features, as_features, as_pair, is_constant, standard_errors
+from medgan.metrics.sampling import class_mix, pick_evenly, split_patients, unsplittable
 from pipeline.records import MedaugError, ResultRow
 
-__all__ = ["MIN_IMAGES", "fid", "fidelity", "floor", "kid", "precision_recall"]
+__all__ = ["MIN_IMAGES", "fid", "fidelity", "floor", "kid", "precision_recall", "sampling"]
 
 MIN_IMAGES = 2 * (precision_recall.NEIGHBOURS + 1)
 """Fewest real and fewest synthetic images (of a class, or overall) for any figure: half of them still need k others."""
@@ -33,6 +35,7 @@ def fidelity(
     synthetic: Features,
     real_labels: Labels,
     synthetic_labels: Labels,
+    real_patients: Labels,
     classes: Sequence[str],
     extractor: str = "domain",
     seed: int = 0,
@@ -40,16 +43,25 @@ def fidelity(
 ) -> list[ResultRow]:
     """``fid``, ``kid``, ``precision``, ``recall``, ``density`` and ``coverage``, overall and for each class.
 
-    Beside FID stands ``floor_ratio.fid.<extractor>``: the mean FID of random halves of the real images against as many
-    synthetic ones, over the mean FID of those halves against the other real half. Both are taken at one n, so that the
-    bias cancels, and a perfect generator scores 1. Intervals are normal 95 % ones with delete-half standard errors; the
-    overall ones are wider, for random halves vary in their mix of classes.
+    The overall rows compare like mixes: of the synthetic images as many are drawn as can have the real images' class
+    proportions. All sets with equal numbers of images a class thus have one n.
+
+    Beside FID stands ``floor_ratio.fid.<extractor>``: the mean FID of random halves of the real patients against as
+    many synthetic images, over the mean FID of those halves against the other half of the patients. Both are taken at
+    one n, so that the bias cancels where every patient has one image: synthetic images as good as those of new patients
+    then score about 1. Where a patient has several images that resemble each other, independent synthetic images tell
+    more than as many real ones, and a perfect generator may score below 1; every
+    draw behind the overall ratio has nearly the real class mix.
+
+    Intervals are normal 95 % ones with delete-half standard errors, the real halves being of whole patients; the
+    overall ones, but for the ratio's, are wider, for random halves vary in their mix of classes.
 
     Args:
         real: [N, D] features of real training images.
         synthetic: [M, D] features from the same extractor.
         real_labels: class index [N].
         synthetic_labels: class index [M].
+        real_patients: patient number of each real image [N]; halves of the real images never share a patient.
         classes: names in label order.
         extractor: name of what the features come from, part of the metrics' names.
         seed: of the random halves and subsets.
@@ -57,40 +69,57 @@ def fidelity(
 
     Returns:
         Rows with ``stage="score"``, ``n_real`` and ``n_synthetic``. A class with fewer than :data:`MIN_IMAGES` images
-        on a side gets no figure; the note of the overall FID names it.
+        on a side, or whose real images cannot be halved by patient (fewer than 4 patients, or most images of one),
+        gets no figure; the notes of the overall rows name it.
 
     Raises:
-        MedaugError: fewer than :data:`MIN_IMAGES` images overall, features that are not finite or differ in their
-            dimension, labels that do not fit, or real features that are all equal.
+        MedaugError: fewer than :data:`MIN_IMAGES` images overall or in the real class mix, real images that cannot be
+            halved by patient, features that are not finite or differ in their dimension, labels or patients that do
+            not fit, or real features that are all equal.
     """
     x, y = as_pair(real, synthetic, MIN_IMAGES)
     x_labels, y_labels = _labels(real_labels, x, classes, "real"), _labels(synthetic_labels, y, classes, "synthetic")
+    patients = _patients(real_patients, x)
     _refuse_constant(x)
+    mixed = class_mix(x_labels, y_labels, len(classes), seed)
+    if len(mixed) < MIN_IMAGES:
+        raise MedaugError(
+            f"synthetic images: {len(mixed)} in the real class proportions, expected at least {MIN_IMAGES}; "
+            "synthesize more of every real class"
+        )
     rows: list[ResultRow] = []
     too_few: list[str] = []
+    unsplit: list[str] = []
     for index, name in enumerate(classes):
-        own_x, own_y = x[x_labels == index], y[y_labels == index]
+        own_x, own_y, own_patients = x[x_labels == index], y[y_labels == index], patients[x_labels == index]
         if min(len(own_x), len(own_y)) < MIN_IMAGES:
             too_few.append(f"{name} ({len(own_x)} real, {len(own_y)} synthetic)")
+        elif why := unsplittable(own_patients, MIN_IMAGES // 2):
+            unsplit.append(f"no figures for {name}: {why}")
         else:
-            rows += _compare(own_x, own_y, extractor, f".{name}", seed, repeats)
-    note = f"no figures for {', '.join(too_few)}: fewer than {MIN_IMAGES} images" if too_few else ""
-    return _compare(x, y, extractor, "", seed, repeats, note) + rows
+            own_labels = x_labels[x_labels == index], y_labels[y_labels == index]
+            rows += _compare(own_x, own_y, own_patients, own_labels, extractor, f".{name}", seed, repeats)
+    few = f"no figures for {', '.join(too_few)}: fewer than {MIN_IMAGES} images" if too_few else ""
+    mix = f"{len(mixed)} of {len(y)} synthetic images, in the real class mix" if len(mixed) < len(y) else ""
+    note = "; ".join(filter(None, [mix, few, *unsplit]))
+    return _compare(x, y[mixed], patients, (x_labels, y_labels[mixed]), extractor, "", seed, repeats, note) + rows
 
 
 def floor(
     real: Features,
     real_labels: Labels,
+    real_patients: Labels,
     classes: Sequence[str],
     extractor: str = "domain",
     seed: int = 0,
     repeats: int = 20,
 ) -> list[ResultRow]:
-    """The same metrics between random halves of the real images, as ``floor.<metric>``.
+    """The same metrics between random halves of the real patients, as ``floor.<metric>``.
 
     Args:
         real: [N, D] features of real images.
         real_labels: class index [N].
+        real_patients: patient number of each image [N]; no patient is in both halves.
         classes: names in label order.
         extractor: as in :func:`fidelity`.
         seed: of the splits.
@@ -98,24 +127,40 @@ def floor(
 
     Returns:
         Rows whose value is the mean over the splits and whose interval is their range; a class appears from twice
-        :data:`MIN_IMAGES` images on.
+        :data:`MIN_IMAGES` images on, where these can be halved by patient; the notes of the overall rows name a class
+        that cannot.
 
     Raises:
-        MedaugError: fewer than twice :data:`MIN_IMAGES` images, labels that do not fit, features that are all equal.
+        MedaugError: fewer than twice :data:`MIN_IMAGES` images, images that cannot be halved by patient, labels or
+            patients that do not fit, features that are all equal.
     """
     x = as_features(real, "real features", 2 * MIN_IMAGES)
     labels = _labels(real_labels, x, classes, "real")
+    patients = _patients(real_patients, x)
     _refuse_constant(x)
-    rows = _floor(x, extractor, "", seed, repeats)
+    rows: list[ResultRow] = []
+    unsplit: list[str] = []
     for index, name in enumerate(classes):
-        own = x[labels == index]
-        if len(own) >= 2 * MIN_IMAGES:
-            rows += _floor(own, extractor, f".{name}", seed, repeats)
-    return rows
+        own, own_patients = x[labels == index], patients[labels == index]
+        if len(own) < 2 * MIN_IMAGES:
+            continue
+        if why := unsplittable(own_patients, MIN_IMAGES // 2):
+            unsplit.append(f"no figures for {name}: {why}")
+        else:
+            rows += _floor(own, own_patients, extractor, f".{name}", seed, repeats)
+    return _floor(x, patients, extractor, "", seed, repeats, "; ".join(unsplit)) + rows
 
 
 def _compare(
-    x: torch.Tensor, y: torch.Tensor, extractor: str, suffix: str, seed: int, repeats: int, note: str = ""
+    x: torch.Tensor,
+    y: torch.Tensor,
+    patients: torch.Tensor,
+    labels: tuple[torch.Tensor, torch.Tensor],
+    extractor: str,
+    suffix: str,
+    seed: int,
+    repeats: int,
+    note: str = "",
 ) -> list[ResultRow]:
     """All rows of one class, or of the whole."""
     rows: list[ResultRow] = []
@@ -136,53 +181,70 @@ def _compare(
             )
         )
 
-    (error,) = standard_errors(lambda a, b: [fid.distance(a, b)], x, y, repeats, seed)
+    (error,) = standard_errors(lambda a, b: [fid.distance(a, b)], x, y, patients, repeats, seed)
     bias = f"biased upwards below {UNBIASED_FROM} real images" if len(x) < UNBIASED_FROM else ""
     add(f"fid.{extractor}", fid.distance(x, y), error, None, bias)
 
     size = min(len(x) // 2, len(y))
-    against_synthetic, against_real = _fid_at(size, x, y, seed, repeats)
+    against_synthetic, against_real = _fid_at(size, x, y, patients, labels, seed, repeats)
     if against_real.mean() > 0.0:
+        ratio = against_synthetic.mean() / against_real.mean()
+        # error of a ratio of means (delta method): both scatter, and together, for they share a real half
+        spread = (against_synthetic - ratio * against_real).std(ddof=1) / against_real.mean()
         both = f"FID {against_synthetic.mean():.4g} where real against real has {against_real.mean():.4g}"
         add(
             f"floor_ratio.fid.{extractor}",
-            float(against_synthetic.mean() / against_real.mean()),
-            float(against_synthetic.std(ddof=1) / against_real.mean()),
+            float(ratio),
+            float(spread),
             None,
-            f"{both}, both at n = {size}",
+            f"{both}, both at n = {size} or nearly, halved by patient",
         )
 
-    kernel = kid.distance(x, y, seed=seed)
+    kernel = kid.distance(x, y, seed=seed, patients=patients)
     subsets = f"{kernel.subsets} subsets of {kernel.subset_size}"
     add(f"kid.{extractor}", kernel.value, kernel.standard_error, None, subsets, lowest=-float("inf"))
 
     manifold = precision_recall.manifold(x, y)
-    errors = standard_errors(precision_recall.manifold, x, y, repeats, seed)
-    for name, value, spread in zip(manifold._fields, manifold, errors, strict=True):
-        add(name, value, spread, None if name == "density" else 1.0, f"k = {precision_recall.NEIGHBOURS}")
+    errors = standard_errors(precision_recall.manifold, x, y, patients, repeats, seed)
+    for name, value, error in zip(manifold._fields, manifold, errors, strict=True):
+        add(name, value, error, None if name == "density" else 1.0, f"k = {precision_recall.NEIGHBOURS}")
     return rows
 
 
 def _fid_at(
-    size: int, x: torch.Tensor, y: torch.Tensor, seed: int, repeats: int
+    size: int,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    patients: torch.Tensor,
+    labels: tuple[torch.Tensor, torch.Tensor],
+    seed: int,
+    repeats: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """FID of ``size`` random real images against as many synthetic ones, and against as many other real ones."""
+    """FID of about ``size`` images of random patients against as many of other patients, and as many synthetic ones.
+
+    Synthetic first in the returned pair.
+    """
     generator = torch.Generator().manual_seed(seed)
     against_synthetic, against_real = [], []
     for _ in range(repeats):
-        first, second = split(x, size, generator)
-        against_synthetic.append(fid.distance(first, split(y, size, generator)[0]))
-        against_real.append(fid.distance(first, second))
+        first, second = split_patients(patients, size, generator, labels[0])
+        other = pick_evenly(labels[1], len(second), generator)
+        against_synthetic.append(fid.distance(x[first], y[other]))
+        against_real.append(fid.distance(x[first], x[second]))
     return np.array(against_synthetic), np.array(against_real)
 
 
-def _floor(x: torch.Tensor, extractor: str, suffix: str, seed: int, repeats: int) -> list[ResultRow]:
+def _floor(
+    x: torch.Tensor, patients: torch.Tensor, extractor: str, suffix: str, seed: int, repeats: int, note: str = ""
+) -> list[ResultRow]:
     generator = torch.Generator().manual_seed(seed)
-    halves = [split(x, len(x) // 2, generator) for _ in range(repeats)]
-    manifolds = [precision_recall.manifold(first, second) for first, second in halves]
+    halves = [split_patients(patients, len(x) // 2, generator) for _ in range(repeats)]
+    manifolds = [precision_recall.manifold(x[first], x[second]) for first, second in halves]
     drawn = {
-        f"fid.{extractor}": [fid.distance(first, second) for first, second in halves],
-        f"kid.{extractor}": [kid.mmd2(first, second) for first, second in halves],
+        f"fid.{extractor}": [fid.distance(x[first], x[second]) for first, second in halves],
+        f"kid.{extractor}": [
+            kid.mmd2(x[first], x[second], patients[first], patients[second]) for first, second in halves
+        ],
         **{name: [getattr(each, name) for each in manifolds] for name in precision_recall.Manifold._fields},
     }
     return [
@@ -194,7 +256,9 @@ def _floor(x: torch.Tensor, extractor: str, suffix: str, seed: int, repeats: int
             high=max(values),
             n_real=len(x) // 2,
             n_synthetic=0,
-            note=f"real against real: {repeats} half splits, their mean and range",
+            note="; ".join(
+                filter(None, [f"real against real: {repeats} half splits by patient, their mean and range", note])
+            ),
         )
         for name, values in drawn.items()
     ]
@@ -207,6 +271,15 @@ def _labels(labels: Labels, features: torch.Tensor, classes: Sequence[str], name
     low, high = int(tensor.min()), int(tensor.max())
     if low < 0 or high >= len(classes):
         raise MedaugError(f"{name} labels: from {low} to {high}, expected 0 to {len(classes) - 1}; check the classes")
+    return tensor
+
+
+def _patients(patients: Labels, features: torch.Tensor) -> torch.Tensor:
+    tensor = torch.as_tensor(patients).to(features.device)
+    if tensor.shape != (len(features),):
+        raise MedaugError(f"patients: shape {tuple(tensor.shape)}, expected one number for {len(features)} real images")
+    if why := unsplittable(tensor, MIN_IMAGES // 2):
+        raise MedaugError(f"real images: {why}; give images of more patients")
     return tensor
 
 

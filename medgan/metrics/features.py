@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from medgan.metrics.sampling import split, split_patients
 from pipeline.records import MedaugError
 
 Features = torch.Tensor | NDArray[Any]
@@ -69,6 +70,7 @@ def standard_errors(
     metric: Callable[[torch.Tensor, torch.Tensor], Sequence[float]],
     real: torch.Tensor,
     synthetic: torch.Tensor,
+    patients: torch.Tensor,
     repeats: int,
     seed: int,
 ) -> list[float]:
@@ -77,12 +79,14 @@ def standard_errors(
     The bootstrap repeats vectors, which lowers the rank of covariances and puts exact neighbours next to each other: it
     biases FID and every k-NN metric. Halves drawn without replacement have neither fault, and the deviation of a
     half-sample estimate around the whole one equals the whole one's standard error to first order, since
-    σ²/(n/2) − σ²/n = σ²/n (Shao and Wu 1989, "A general theory for jackknife variance estimation").
+    σ²/(n/2) − σ²/n = σ²/n (Shao and Wu 1989, "A general theory for jackknife variance estimation"). The real halves
+    are of whole patients: images of one patient are not independent.
 
     Args:
         metric: function of (real, synthetic) that gives one figure or more.
         real: float64 [N, D].
         synthetic: float64 [M, D].
+        patients: patient number of each real vector, int64 [N].
         repeats: pairs of halves, at least 2.
         seed: of the draw.
 
@@ -93,13 +97,7 @@ def standard_errors(
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for _ in range(repeats):
-        x, _ = split(real, len(real) // 2, generator)
+        half, _ = split_patients(patients, len(real) // 2, generator)
         y, _ = split(synthetic, len(synthetic) // 2, generator)
-        drawn.append(list(metric(x, y)))
+        drawn.append(list(metric(real[half], y)))
     return torch.tensor(drawn, dtype=torch.float64).std(dim=0).tolist()
-
-
-def split(features: torch.Tensor, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two disjoint random subsets of [N, D]; the first has ``size`` vectors, the second the next (at most) ``size``."""
-    order = torch.randperm(len(features), generator=generator).to(features.device)
-    return features[order[:size]], features[order[size : 2 * size]]

@@ -6,7 +6,8 @@
 
 Bińkowski et al. 2018, "Demystifying MMD GANs", section 4 and eq. 3-4; Gretton et al. 2012, lemma 6. Being unbiased
 it has expectation 0 for equal distributions at every n, single values may be negative, and it is the figure to lead
-with where fewer than 2,048 real images make FID biased.
+with where fewer than 2,048 real images make FID biased. Where patients have several images, which resemble each other,
+that holds only if pairs within a patient are left out as pairs i = j are; so they are, wherever patients are given.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
-from medgan.metrics.features import Features, as_pair, split
+from medgan.metrics.features import Features, as_pair
+from medgan.metrics.sampling import split, split_patients
 
 LARGEST_SUBSET = 1000
 """The subset size of the paper and of torch-fidelity, where there are images enough."""
@@ -39,18 +41,35 @@ class KernelDistance:
     subsets: int
 
 
-def mmd2(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Unbiased MMD² between float64 [m, D] and [n, D]."""
-    m, n, d = len(x), len(y), x.shape[1]
-    xx = (x @ x.T / d + 1.0) ** 3
-    yy = (y @ y.T / d + 1.0) ** 3
-    xy = (x @ y.T / d + 1.0) ** 3
-    within_x = (xx.sum() - xx.diagonal().sum()) / (m * (m - 1))
-    within_y = (yy.sum() - yy.diagonal().sum()) / (n * (n - 1))
-    return float(within_x + within_y - 2.0 * xy.mean())
+def mmd2(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    x_patients: torch.Tensor | None = None,
+    y_patients: torch.Tensor | None = None,
+) -> float:
+    """Unbiased MMD² between float64 [m, D] and [n, D].
+
+    Args:
+        x: float64 [m, D].
+        y: float64 [n, D].
+        x_patients: patient number of each vector, int64 [m], at least two different ones; without, each is its own.
+        y_patients: the same for ``y``.
+    """
+    xy = (x @ y.T / x.shape[1] + 1.0) ** 3
+    return float(_within(x, x_patients) + _within(y, y_patients) - 2.0 * xy.mean())
 
 
-def distance(real: Features, synthetic: Features, subsets: int = 50, seed: int = 0) -> KernelDistance:
+def _within(x: torch.Tensor, patients: torch.Tensor | None) -> torch.Tensor:
+    """Mean kernel over pairs of different vectors, of different patients where these are given."""
+    kernel = (x @ x.T / x.shape[1] + 1.0) ** 3
+    if patients is None:
+        return (kernel.sum() - kernel.diagonal().sum()) / (len(x) * (len(x) - 1))
+    return kernel[patients[:, None] != patients[None, :]].mean()
+
+
+def distance(
+    real: Features, synthetic: Features, subsets: int = 50, seed: int = 0, patients: torch.Tensor | None = None
+) -> KernelDistance:
     """Kernel distance between real [N, D] and synthetic [M, D] feature vectors.
 
     The subsets hold half of the smaller set, at most :data:`LARGEST_SUBSET`. Subsets of m out of n drawn without
@@ -62,6 +81,8 @@ def distance(real: Features, synthetic: Features, subsets: int = 50, seed: int =
         synthetic: [M, D], M at least 4.
         subsets: how many, at least 2.
         seed: of the draw.
+        patients: patient number of each real vector, int64 [N], at least four different ones: the real subsets are
+            then of whole patients. Without, each vector is its own patient.
 
     Raises:
         MedaugError: too few vectors, dimensions that differ, or values that are not finite.
@@ -73,6 +94,10 @@ def distance(real: Features, synthetic: Features, subsets: int = 50, seed: int =
     generator = torch.Generator().manual_seed(seed)
     values = torch.empty(subsets, dtype=torch.float64)
     for index in range(subsets):
-        values[index] = mmd2(split(x, size, generator)[0], split(y, size, generator)[0])
+        if patients is None:
+            values[index] = mmd2(split(x, size, generator)[0], split(y, size, generator)[0])
+        else:
+            chosen, _ = split_patients(patients, size, generator)
+            values[index] = mmd2(x[chosen], split(y, size, generator)[0], patients[chosen])
     error = float(values.std()) * math.sqrt(size / (smaller - size))
     return KernelDistance(float(values.mean()), error, size, subsets)

@@ -81,8 +81,9 @@ class Options:
 def adaptive_instance_norm(x: Tensor, scale: Tensor, bias: Tensor, epsilon: float = 1e-8) -> Tensor:
     """AdaIN(x, y) = y_s·(x − μ(x))/σ(x) + y_b, over height and width of each image and channel (equation 1).
 
-    Statistics and coefficients are float32; the sums are matrix products with a row of ones, which stay fast when
-    channels come last.
+    Centred first, and all in float32: where an image hardly varies (the learned constant does not at all), σ is tiny,
+    and y_s·x/σ − y_s·μ/σ + y_b in bfloat16 would be the difference of two huge numbers with y_b lost in their rounding.
+    The sums are matrix products with a row of ones, which stay fast when channels come last.
 
     Args:
         x: [N, C, H, W], any dtype.
@@ -97,13 +98,12 @@ def adaptive_instance_norm(x: Tensor, scale: Tensor, bias: Tensor, epsilon: floa
     rows = x.permute(0, 2, 3, 1).reshape(N, H * W, C)  # [N, C, H, W] -> [N, HW, C]
     with torch.autocast(x.device.type, enabled=False):
         precise = exact(rows)
-        mean_of = torch.full((N, 1, H * W), 1.0 / (H * W), device=x.device, dtype=precise.dtype)
-        mean = torch.bmm(mean_of, precise)  # [N, 1, HW] · [N, HW, C] -> [N, 1, C]
-        variance = (torch.bmm(mean_of, precise.square()) - mean.square()).clamp(min=0.0)
+        ones = torch.ones(N, 1, H * W, device=x.device, dtype=precise.dtype)
+        centred = precise - torch.bmm(ones, precise) / (H * W)  # [N, 1, HW] · [N, HW, C] -> [N, 1, C]
+        variance = torch.bmm(ones, centred.square()) / (H * W)
         factor = scale[:, None, :] * torch.rsqrt(variance + epsilon)
-        shift = bias[:, None, :] - factor * mean
-    rows = torch.addcmul(shift.to(x.dtype), rows, factor.to(x.dtype))
-    return rows.reshape(N, H, W, C).permute(0, 3, 1, 2)  # [N, HW, C] -> [N, C, H, W]
+        styled = torch.addcmul(bias[:, None, :], centred, factor).to(x.dtype)
+    return styled.reshape(N, H, W, C).permute(0, 3, 1, 2)  # [N, HW, C] -> [N, C, H, W]
 
 
 class Epilogue(nn.Module):

@@ -78,11 +78,8 @@ def _usefulness(evidence: Evidence, gan: Gan, found: tuple[Comparison, ...]) -> 
     points = []
     for comparison in mine:
         told = "; ".join(f"{one.arms} {one.figures}" for one in comparison.contrasts)
-        apart = ", ".join(f"{one.arms} {one.verdict}" for one in comparison.contrasts)
-        same = {one.verdict for one in comparison.contrasts} == {comparison.verdict}
         where = f"{comparison.name}: " if comparison.name else ""
-        verdict = comparison.verdict if same else f"{comparison.verdict} ({apart})"
-        points.append(Point(gan.name, f"{where}{told}: {verdict}."))
+        points.append(Point(gan.name, f"{where}{told}: {comparison.told}."))
     return points
 
 
@@ -141,7 +138,9 @@ def _most_useful(evidence: Evidence, found: tuple[Comparison, ...]) -> list[Poin
     top, where = max(gains, key=lambda pair: sign * pair[0].row.value)
     place = f"{where.gan}{f' ({where.name})' if where.name else ''}"
     return [
-        Point("", f"Largest of {len(gains)} values of D−B: {place}, {top.figures}: {top.verdict}."),
+        Point(
+            "", f"Largest of {len(gains)} values of D−B: {place}, {top.figures}. D−B and D−C together: {where.told}."
+        ),
         Point(
             "", "The largest of many is flattered by chance, and a better KID or FID need not be the more useful GAN."
         ),
@@ -167,22 +166,29 @@ def _what_is_wrong(evidence: Evidence) -> Answer:
 
 def _faults(evidence: Evidence, gan: Gan) -> str:
     bases = sorted({base for name, base, _ in evidence.scores if name == gan.name}, key=metric_order)
-    distances, shares = [], []
+    distances: list[str] = []
+    shares: list[str] = []
     for base in bases:
-        one, floor = evidence.score(gan.name, base), evidence.floor(base)
+        one = evidence.score(gan.name, base)
         if one is None or one.value is None:
             continue
-        figure = f"{metric_of(base).label} {number(one.value)}"
-        ratio = evidence.ratio(gan.name, base)
-        if ratio is not None:
-            distances.append(f"{figure} ({number(ratio)} × floor)")
-        elif floor is not None and floor.value is not None:
-            shares.append(f"{figure} (floor {number(floor.value)})")
-        else:
-            shares.append(figure)
+        beside = _beside(evidence, gan, base)
+        figure = f"{metric_of(base).label} {number(one.value)}" + (f" ({beside})" if beside else "")
+        (distances if base.split(".")[0] in ("fid", "kid") else shares).append(figure)
     told = ([gan.status] if gan.unfinished else []) + [", ".join(part) for part in (distances, shares) if part]
     worst = _worst_class(evidence, gan, bases)
     return "; ".join([*told, *([worst] if worst else [])] or ["0 metrics were measured"]) + "."
+
+
+def _beside(evidence: Evidence, gan: Gan, base: str) -> str:
+    """What a figure is read against: FID's ratio to the floor, else the floor's range, or its value without one."""
+    ratio, floor = evidence.ratio(gan.name, base), evidence.floor(base)
+    if ratio is not None:
+        return f"{number(ratio)} × floor"
+    if floor is None or floor.value is None:
+        return ""
+    places = decimals(floor.low, floor.high, digits=2)
+    return f"real against real {interval(floor.low, floor.high, places) or number(floor.value)}"
 
 
 def _worst_class(evidence: Evidence, gan: Gan, bases: list[str]) -> str:

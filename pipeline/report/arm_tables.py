@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from pipeline.records import ResultRow
-from pipeline.report.contrasts import CANNOT_TELL, Comparison, Contrast
+from pipeline.report.contrasts import UNCERTAIN, Comparison, Contrast
 from pipeline.report.estimates import Evidence, estimate
-from pipeline.report.numbers import MISSING, count, interval, many, number, probability
+from pipeline.report.numbers import MISSING, count, finite, interval, many, number, probability
 from pipeline.report.tables import Cell, Group, Line, Table, columns_of, figure_cell
 from pipeline.report.words import metric_of, metric_order, split_class
 
 ArmKey = tuple[str, str, float | None]
+Pooled = Mapping[tuple[ArmKey, str], ResultRow]
+"""Rows of stage "arm": (arm, metric) → the figure over all runs, with an interval over patients and runs together."""
 
 
 def classifier_tables(evidence: Evidence) -> tuple[tuple[str, Table, Table | None], ...]:
@@ -20,21 +23,33 @@ def classifier_tables(evidence: Evidence) -> tuple[tuple[str, Table, Table | Non
     tables = []
     for classifier in dict.fromkeys(row.classifier for row in rows):
         mine = [row for row in rows if row.classifier == classifier]
-        tables.append((classifier or "classifier", _overall(evidence, mine), _by_class(evidence, mine)))
+        pooled = {
+            ((row.arm, row.gan, row.ratio), row.metric): row
+            for row in evidence.data.rows
+            if row.stage == "arm" and row.classifier == classifier and finite(row.value) is not None
+        }
+        tables.append((classifier or "classifier", _overall(evidence, mine, pooled), _by_class(evidence, mine)))
     return tuple(tables)
 
 
-def _overall(evidence: Evidence, rows: Sequence[ResultRow]) -> Table:
+def _overall(evidence: Evidence, rows: Sequence[ResultRow], pooled: Pooled) -> Table:
     metrics = {row.metric for row in rows if not split_class(row.metric, evidence.classes)[1]}
     bases = sorted(metrics, key=lambda metric: (metric != evidence.endpoint, metric_order(metric)))
     notes = ["Mean ± standard deviation over seeds."]
-    if any(row.low is not None for row in rows):
-        notes[0] += " Below it the 95 % interval over test cases, from the lowest to the highest end over seeds."
+    told = [metric for metric in bases if any(metric == of for _, of in pooled)]
+    if told:
+        patients = sorted({row.n for row in pooled.values() if row.n is not None})
+        of = f" ({' to '.join(map(count, sorted({patients[0], patients[-1]})))} test patients)" if patients else ""
+        labels = ", ".join(metric_of(metric).label for metric in told)
+        notes[0] += f" Below {labels} its 95 % interval over patients and runs together{of}."
+    if any(row.low is not None and ((row.arm, row.gan, row.ratio), row.metric) not in pooled for row in rows):
+        where = "Below other figures" if told else "Below it"
+        notes[0] += f" {where} the 95 % interval over test cases, from the lowest to the highest end over seeds."
     sizes = sorted({row.n for row in rows if row.n is not None})
     if sizes:
         notes[0] += f" Measured on {' to '.join(map(count, sorted({sizes[0], sizes[-1]})))} real test scans."
     notes += [f"{text}." for text in dict.fromkeys(row.note for row in rows if row.note)]
-    return Table("Arm", columns_of(bases), (Group("", _lines(evidence, rows, bases)),), tuple(notes))
+    return Table("Arm", columns_of(bases), (Group("", _lines(evidence, rows, bases, pooled)),), tuple(notes))
 
 
 def _by_class(evidence: Evidence, rows: Sequence[ResultRow]) -> Table | None:
@@ -46,12 +61,12 @@ def _by_class(evidence: Evidence, rows: Sequence[ResultRow]) -> Table | None:
     groups = []
     for name in evidence.classes:
         metrics = [f"{base}.{name}" for base in bases]
-        groups.append(Group(name, _lines(evidence, [row for row in rows if row.metric in metrics], metrics)))
+        groups.append(Group(name, _lines(evidence, [row for row in rows if row.metric in metrics], metrics, {})))
     columns = tuple((label.removeprefix("macro "), hint) for label, hint in columns_of(bases))
     return Table("Class, arm", columns, tuple(group for group in groups if group.lines))
 
 
-def _lines(evidence: Evidence, rows: Sequence[ResultRow], metrics: Sequence[str]) -> tuple[Line, ...]:
+def _lines(evidence: Evidence, rows: Sequence[ResultRow], metrics: Sequence[str], pooled: Pooled) -> tuple[Line, ...]:
     names = [gan.name for gan in evidence.gans]
 
     def order(arm: ArmKey) -> tuple[str, int, float]:
@@ -66,10 +81,21 @@ def _lines(evidence: Evidence, rows: Sequence[ResultRow], metrics: Sequence[str]
         cells = []
         for metric in metrics:
             found = [row for row in mine if row.metric == metric]
-            cells.append(figure_cell(estimate(found), places=3) if found else Cell(MISSING, why="not measured"))
+            if (key, metric) in pooled:
+                cells.append(_pooled_cell(pooled[key, metric]))
+            else:
+                cells.append(figure_cell(estimate(found), places=3) if found else Cell(MISSING, why="not measured"))
         known = evidence.gan(gan)
         lines.append(Line(f"{arm} {gan}".strip(), tuple(cells), note, known.colour if known else ""))
     return tuple(lines)
+
+
+def _pooled_cell(row: ResultRow) -> Cell:
+    """A row of stage "arm"; its note holds the spread: ``SD over seeds 0.012``."""
+    found = re.search(r"SD over seeds ([0-9.]+(?:e[+-]?[0-9]+)?)", row.note)
+    spread = f" ± {number(float(found.group(1)), 3)}" if found else ""
+    ends = interval(row.low, row.high, 3)
+    return Cell(number(row.value, 3) + spread, (ends,) if ends else ())
 
 
 def contrast_table(evidence: Evidence, found: Sequence[Comparison]) -> Table | None:
@@ -89,13 +115,17 @@ def contrast_table(evidence: Evidence, found: Sequence[Comparison]) -> Table | N
         groups.append(Group(gan, lines))
     columns = (
         ("difference", f"{'below' if metric_of(evidence.endpoint).better == 'lower' else 'above'} 0 favours synthetic"),
-        ("95 % interval", "over test patients"),
+        ("95 % interval", "over patients and runs"),
         ("p", "uncorrected"),
-        ("Holm p", "corrected"),
+        ("Holm p", "over all contrasts"),
         ("test patients", ""),
         ("verdict", ""),
     )
-    return Table("Contrast", columns, tuple(groups))
+    notes = (
+        "Holm's correction is over all contrasts of the report: classifiers × controls × GANs × ratios. A single "
+        "contrast shows a direction only: help and harm need D−B and D−C both.",
+    )
+    return Table("Contrast", columns, tuple(groups), notes)
 
 
 def _contrast_cells(one: Contrast) -> tuple[Cell, ...]:
@@ -106,5 +136,5 @@ def _contrast_cells(one: Contrast) -> tuple[Cell, ...]:
         Cell(probability(one.p), why="not in the row's note"),
         Cell(probability(one.holm), why="not in the row's note"),
         Cell(count(row.n), why="not recorded"),
-        Cell(one.verdict, (one.why,), lead=one.verdict != CANNOT_TELL),
+        Cell(one.verdict, (one.why,), lead=one.verdict != UNCERTAIN),
     )

@@ -103,7 +103,7 @@ def _as_yaml(config: Mapping[str, Any]) -> str:
 
 def unbroken(text: str) -> str:
     """Keeps an interval and a p-value on one line: ``(0.1 to 0.2)``, ``Holm p = 0.62``, ``23 test patients``."""
-    pattern = rf"\([{MINUS}+\d.,]+ to [^()]*\)|Holm p [=<] [\d.]+|\d+ × floor|\d+ test patients?"
+    pattern = rf"\(?[{MINUS}+\d.,]+ to [{MINUS}+\d.,]+\)|Holm p [=<] [\d.]+|\d+ × floor|\d+ test patients?"
     return re.sub(pattern, lambda found: found[0].replace(" ", "\u00a0"), text)
 
 
@@ -172,8 +172,9 @@ def _gan(evidence: Evidence, name: str) -> dict[str, Any]:
         base, of_class = split_class(metric, evidence.classes)
         one = evidence.score(name, base, of_class)
         if one is not None:
-            ratio = evidence.ratio(name, base, of_class)
-            metrics[metric] = {**asdict(one), "ratio_to_floor": ratio, "lead": evidence.leader(base, of_class) == name}
+            metrics[metric] = {**asdict(one), "lead": evidence.leader(base, of_class) == name}
+            if base.startswith("fid."):
+                metrics[metric]["ratio_to_floor"] = evidence.ratio(name, base, of_class)
     trainings = [
         {key: value for key, value in asdict(one).items() if key not in ("gan", "curves", "samples")}
         for one in gan.trainings
@@ -188,6 +189,7 @@ def _comparison(one: Comparison) -> dict[str, Any]:
         "ratio": one.ratio,
         "classifier": one.classifier,
         "verdict": one.verdict,
+        "told": one.told,
     }
 
 

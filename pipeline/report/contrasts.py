@@ -13,18 +13,20 @@ from pipeline.report.words import metric_of
 HELPED = "shown to help"
 HARMED = "shown to harm"
 CANNOT_TELL = "cannot tell at this n"
+HIGHER, LOWER, UNCERTAIN = "shown higher", "shown lower", "cannot tell"
+CONTROLS = ("D-B", "D-C")
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One row of stage "contrast" with its verdict.
+    """One row of stage "contrast" and which way it points; help and harm take both controls: see :class:`Comparison`.
 
     Attributes:
         row: the row itself.
         p: p-value from the row's note, uncorrected.
         holm: p-value after Holm's correction, from the row's note.
-        verdict: :data:`HELPED`, :data:`HARMED` or :data:`CANNOT_TELL`.
+        verdict: :data:`HIGHER`, :data:`LOWER` or :data:`UNCERTAIN`.
         why: what decided, in figures.
     """
 
@@ -63,7 +65,7 @@ def contrast_of(row: ResultRow) -> Contrast:
     """Reads a contrast row; its note holds the p-values: ``p=0.62, Holm p=1.00``."""
     holm = _p_value(r"holm\s+p\s*[=<]\s*([0-9.eE+-]+)", row.note)
     p = _p_value(r"(?<!holm )\bp\s*[=<]\s*([0-9.eE+-]+)", row.note)
-    verdict, why = _verdict(row, holm if holm is not None else p)
+    verdict, why = _verdict(row, holm)
     return Contrast(row, p, holm, verdict, why)
 
 
@@ -75,21 +77,20 @@ def _p_value(pattern: str, note: str) -> float | None:
         return None
 
 
-def _verdict(row: ResultRow, p: float | None) -> tuple[str, str]:
+def _verdict(row: ResultRow, holm: float | None) -> tuple[str, str]:
     low, high, value = finite(row.low), finite(row.high), finite(row.value)
-    better = metric_of(row.metric).better
     if value is None:
-        return CANNOT_TELL, "the difference is not finite"
+        return UNCERTAIN, "the difference is not finite"
     if low is None or high is None:
-        return CANNOT_TELL, "no interval was measured"
+        return UNCERTAIN, "no interval was measured"
     if low <= 0 <= high:
-        return CANNOT_TELL, "the interval spans zero"
-    if not better:
-        return CANNOT_TELL, "it is not known which direction is better"
-    if p is not None and p >= LEVEL:
-        return CANNOT_TELL, f"the interval excludes zero, but p {_relation(p)} after correction is not below {LEVEL}"
-    gain = low > 0 if better == "higher" else high < 0
-    return (HELPED if gain else HARMED), f"the whole interval lies {'above' if low > 0 else 'below'} zero"
+        return UNCERTAIN, "the interval spans zero"
+    if holm is None:
+        return UNCERTAIN, "the interval excludes zero, but no corrected p-value is recorded"
+    if holm >= LEVEL:
+        return UNCERTAIN, f"the interval excludes zero, but Holm p {_relation(holm)} is not below {LEVEL}"
+    side, verdict = ("above", HIGHER) if low > 0 else ("below", LOWER)
+    return verdict, f"the whole interval lies {side} zero, Holm p {_relation(holm)}"
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,29 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Help needs D−B and D−C both; harm in either is harm; everything else cannot be told."""
-        verdicts = [one.verdict for one in self.contrasts]
-        if HARMED in verdicts:
-            return HARMED
-        measured = {one.row.arm for one in self.contrasts}
-        return HELPED if {"D-B", "D-C"} <= measured and set(verdicts) == {HELPED} else CANNOT_TELL
+        """Help and harm both need D−B and D−C, wholly on the same side of zero; everything else cannot be told."""
+        sides = {one.verdict for one in self.contrasts}
+        better = {metric_of(one.row.metric).better for one in self.contrasts}
+        if not set(CONTROLS) <= {one.row.arm for one in self.contrasts} or len(sides) != 1 or len(better) != 1:
+            return CANNOT_TELL
+        gain = {"higher": HIGHER, "lower": LOWER}.get(better.pop())
+        (side,) = sides
+        if gain is None or side == UNCERTAIN:
+            return CANNOT_TELL
+        return HELPED if side == gain else HARMED
+
+    @property
+    def told(self) -> str:
+        """The verdict and, where only part of it was shown, which: ``cannot tell (D−B cannot tell, D−C shown lower)``.
+
+        A control that was not measured is named too.
+        """
+        if self.verdict != CANNOT_TELL or {one.verdict for one in self.contrasts} == {UNCERTAIN}:
+            return self.verdict
+        absent = sorted(set(CONTROLS) - {one.row.arm for one in self.contrasts})
+        parts = [f"{one.arms} {one.verdict}" for one in self.contrasts]
+        parts += [f"{arm.replace('-', MINUS)} not measured" for arm in absent]
+        return f"{CANNOT_TELL} ({', '.join(parts)})"
 
     @property
     def name(self) -> str:

@@ -110,5 +110,9 @@ def forest_panels(evidence: Evidence, found: tuple[Comparison, ...]) -> tuple[Pa
         svg = forest_figure(
             intervals, reach, evidence.endpoint, f"forest{i}", f"Differences in {label}, {classifier}: {told}"
         )
-        panels.append(Panel(classifier or "classifier", svg, "● D−B,\u2002◆ D−C; lines are 95 % intervals."))
+        panels.append(
+            Panel(
+                classifier or "classifier", svg, "● D−B,\u2002◆ D−C; lines are 95 % intervals over patients and runs."
+            )
+        )
     return tuple(panels)

@@ -166,12 +166,12 @@ class Evidence:
         return estimate(rows) if rows else None
 
     def ratio(self, gan: str, base: str, name: str = "") -> float | None:
-        """How many times the real-against-real value a GAN's FID or KID is.
+        """How many times the real-against-real value a GAN's FID is.
 
         A ratio that was measured at equal n comes first (FID's bias depends on n); else the two values' own. None for
-        other metrics, and where the floor is not above 0.
+        other metrics: KID is unbiased, so that its floor is 0 but for chance and a ratio to it means nothing.
         """
-        if base.split(".")[0] not in ("fid", "kid"):
+        if base.split(".")[0] != "fid":
             return None
         if (gan, base, name) in self.ratios:
             return estimate(self.ratios[gan, base, name]).value

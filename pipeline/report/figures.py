@@ -78,7 +78,7 @@ def curve_figure(curves: Sequence[Curve], key: str, alt: str, wide: bool = False
     """
     width, height = (5.6, 2.9) if wide else (3.0, 2.2)
     figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0.48 / width, 0.42 / height, 1 - 0.58 / width, 1 - 0.78 / height))
+    axes = figure.add_axes((0.48 / width, 0.42 / height, 1 - 0.72 / width, 1 - 0.78 / height))
     values: list[float] = []
     for curve in curves:
         good = [(float(x), float(y)) for x, y in curve.points if finite(x) is not None and finite(y) is not None]
@@ -96,13 +96,13 @@ def curve_figure(curves: Sequence[Curve], key: str, alt: str, wide: bool = False
     if values and max(values) > 50 * typical:
         axes.set_yscale("symlog", linthresh=typical)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: number(y)))
-        _text(axes, 0.03, 0.93, "log scale", axes.transAxes, "left")
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _thousands(x)))
-    axes.set_xlabel("images seen")
+    # Inside the axes the words would meet a line, above them the legend.
+    axes.set_xlabel("images seen" if axes.get_yscale() == "linear" else "images seen (y: log scale)")
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     _calm(axes)
     if values and any(curve.name for curve in curves):

@@ -15,6 +15,11 @@ from pipeline.report.words import metric_of, metric_order
 EXPECTED = ("kid.domain", "fid.domain", "precision", "recall", "density", "coverage")
 """Fidelity metrics whose absence is said."""
 
+FLOORS = (
+    "“× floor” is FID's ratio to the FID between two halves of the real patients. KID has none: between halves "
+    "KID is 0 but for chance. Read it, like the shares, beside the values and ranges of “real against real”."
+)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -88,8 +93,8 @@ def gan_table(evidence: Evidence) -> Table:
     if absent:
         notes.append(f"Not measured in this run: {', '.join(absent)}.")
     notes.append(
-        "“lead” marks a best value only where its 95 % interval overlaps no other GAN's. “× floor” is the ratio to the "
-        "same distance between two halves of the real scans; where that is not above 0, no ratio is given."
+        "“lead” marks a best value only where its 95 % interval overlaps no other GAN's."
+        + (f" {FLOORS}" if evidence.floors or evidence.ratios else "")
     )
     notes += _remarks(evidence)
     if any(len(gan.trainings) > 1 for gan in evidence.gans):

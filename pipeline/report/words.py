@@ -26,7 +26,8 @@ METRICS = {
         "KID",
         "lower",
         "Kernel distance between the features of real and synthetic scans (Bińkowski 2018). Unbiased at small n, so it "
-        "leads here; 0 means indistinguishable, and single values may fall slightly below 0.",
+        "leads here; 0 means indistinguishable, and by chance a value may fall below 0: read it beside the range that "
+        "real scans reach against real ones, never as a multiple of it.",
     ),
     "fid": Metric(
         "FID",
@@ -86,21 +87,36 @@ ARMS = {
 }
 
 GLOSSARY = (
-    ("floor", "The same metric between two random halves of the real scans: the best any GAN could score at this n."),
+    (
+        "floor, real against real",
+        "The same metric between two random halves of the real patients: what a perfect GAN would score at this n. "
+        "Mean and range over several such splits; a ratio to it is given for FID alone.",
+    ),
     (
         "D−B, D−C",
         "Difference in the endpoint between classifiers trained with synthetic scans (D) and with classical "
-        "augmentation alone (B) or with duplicated real scans (C). Usefulness needs both above zero; beating A alone "
-        "is no evidence.",
+        "augmentation alone (B) or with duplicated real scans (C); beating A alone is no evidence.",
     ),
-    ("interval", "95 % interval. For contrasts: paired bootstrap over test patients."),
-    ("± spread", "Standard deviation over seeds (repeated trainings), reported apart from patient variation."),
-    ("Holm p", "p-value after Holm's correction for having made several comparisons."),
+    (
+        "shown to help, to harm",
+        "D−B and D−C both have intervals wholly on the better (or both wholly on the worse) side of zero, and both a "
+        "Holm p below 0.05.",
+    ),
     (
         "cannot tell at this n",
-        "The interval spans zero, or the corrected p-value is 0.05 or more: neither gain nor harm.",
+        "Neither of the two: an interval spans zero, a Holm p is 0.05 or more, or only one of D−B and D−C was shown.",
     ),
-    ("diverged", "The training left all bounds (NaN, exploding loss or gradient, collapsed discriminator). A result."),
+    (
+        "interval",
+        "95 % interval. Of contrasts, and of an arm over all its runs: over test patients (bootstrap, paired for "
+        "contrasts) and over the luck of the classifier and GAN runs together.",
+    ),
+    ("± spread", "Standard deviation over seeds (repeated trainings) alone."),
+    (
+        "Holm p",
+        "p-value after Holm's correction over all contrasts of the report: classifiers × controls × GANs × ratios.",
+    ),
+    ("diverged", "The training was given up after a run of consecutive losses or gradients not finite. A result."),
     ("latent walk", "Images along a path between latent points; abrupt jumps hint at memorised images."),
 )
 

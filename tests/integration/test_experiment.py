@@ -35,7 +35,7 @@ SETTINGS = {
     "extractor": {"preset": "resnet", "steps": 6, "evaluate_every": 3},
     "synthesis": {"per_class": 40, "dicom": 2},
     "classifiers": {"resnet": {"steps": 6, "evaluate_every": 3}},
-    "classification": {"seeds": [0], "resamples": 200},
+    "classification": {"seeds": [0], "resamples": 2000},
 }
 
 
@@ -157,9 +157,25 @@ def test_one_gan_that_fails_takes_no_other_along(
     assert "planted fault" in (runs / "reports" / "partly" / "report.html").read_text()
 
 
+def test_a_refused_source_is_told_to_the_user_and_to_no_server(tmp_path: Path) -> None:
+    scans, labels = tmp_path / "scans", tmp_path / "labels.csv"
+    scans.mkdir()
+    (scans / "present.dcm").write_bytes(b"no DICOM")
+    labels.write_text("file,label\nSmith_John_001.dcm,ill\n")
+    file = write_experiment(tmp_path, data={"preset": "folder", "labels": {"by": "file"}})
+    arguments = ["run", str(file), "--data", str(scans), "--labels", str(labels), "--runs", str(tmp_path / "runs")]
+    code, _, errors = medaug(*arguments)
+    assert code == 2
+    assert "Smith_John_001.dcm" in errors
+    database = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
+    kept = b"".join(part.read_bytes() for part in database.parent.glob("prefect.db*"))
+    assert b"the scans or their labels were refused" in kept
+    assert b"Smith_John" not in kept
+
+
 def test_killed_and_started_again_it_ends_where_an_unbroken_run_ends(tmp_path: Path) -> None:
     gans = {"dcgan": {"images": 3200, "checkpoint_seconds": 0.2}}
-    file = write_experiment(tmp_path, gans=gans, classification={"seeds": [0], "resamples": 200, "arms": ["A"]})
+    file = write_experiment(tmp_path, gans=gans, classification={"seeds": [0], "resamples": 2000, "arms": ["A"]})
     runs, unbroken = tmp_path / "runs", tmp_path / "unbroken"
     command = [sys.executable, "-m", "flows.cli", "run", str(file), "--runs", str(runs), "--json"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

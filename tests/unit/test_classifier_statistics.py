@@ -87,8 +87,8 @@ def simulated(rng, n, signal, classes=2, labels=None, patients=None):
 def test_a_planted_gain_and_a_planted_harm_are_found():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 150)
-    strong = [simulated(rng, 150, 2.5, labels=labels) for _ in range(3)]
-    weak = [simulated(rng, 150, 0.5, labels=labels) for _ in range(2)]
+    strong = [simulated(rng, 150, 2.5, labels=labels) for _ in range(5)]
+    weak = [simulated(rng, 150, 0.5, labels=labels) for _ in range(5)]
     gain, harm = contrast(strong, weak), contrast(weak, strong)
     assert gain.low > 0.1
     assert gain.p == pytest.approx(2 / 2001)
@@ -197,3 +197,34 @@ def test_two_thousand_resamples_of_five_hundred_scans_take_seconds():
     start = time.process_time()
     contrast(runs[:2], runs[2:])
     assert time.process_time() - start < 10.0
+
+
+@pytest.mark.parametrize(("runs", "patients"), [(2, 60), (5, 60), (5, 300)])
+def test_training_luck_alone_is_rarely_called_an_effect(runs, patients):
+    # Two arms that do not differ; each run is better or worse by chance. Patients alone would call 18 to 58 % of these.
+    rng = np.random.default_rng(7)
+    false = 0
+    for trial in range(60):
+        labels = np.arange(patients) % 2
+        arms = [[simulated(rng, patients, 1.0 + rng.normal(0, 0.25), labels=labels) for _ in range(runs)] for _ in "TC"]
+        false += contrast(*arms, resamples=400, seed=trial).p < 0.05
+    assert false <= 7  # 5 % of 60 is 3; more than 7 has a chance below 2 %
+
+
+def test_one_run_on_a_side_claims_nothing():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 150)
+    result = contrast([simulated(rng, 150, 3.0, labels=labels)], [simulated(rng, 150, 0.0, labels=labels)])
+    assert (result.p, verdict(result, result.p)) == (1.0, "cannot tell")
+
+
+def test_gan_seeds_are_the_units_of_luck():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    # Two generators, one good and one bad, four classifiers on each: eight runs, but two draws of the generator.
+    treatment = [simulated(rng, 200, quality, labels=labels) for quality in (2.0, 1.0) for _ in range(4)]
+    control = [simulated(rng, 200, 1.0, labels=labels) for _ in range(8)]
+    as_runs = contrast(treatment, control)
+    as_generators = contrast(treatment, control, gan_seeds=[0, 0, 0, 0, 1, 1, 1, 1])
+    assert as_generators.value == as_runs.value
+    assert as_generators.high - as_generators.low > 2 * (as_runs.high - as_runs.low)

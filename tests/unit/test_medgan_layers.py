@@ -136,6 +136,21 @@ def test_adain_leaves_the_styles_statistics():
     torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("level", "sigma"), [(1.0, 0.0), (-3.171875, 0.0), (1.0, 0.02)])
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (6, 5)])
+def test_adain_in_bfloat16_keeps_the_styles_bias(level, sigma, height, width):
+    # Where an image hardly varies, 1/sigma is huge (10⁴ for a constant) and any rounding before centring shows.
+    x = (level + sigma * normal(8, 16, height, width)).to(torch.bfloat16)
+    scale, bias = normal(8, 16) + 1, normal(8, 16)
+    y = adaptive_instance_norm(x, scale, bias)
+    assert y.dtype == torch.bfloat16
+    wide = x.double()
+    variance = wide.var((2, 3), unbiased=False, keepdim=True)
+    normed = (wide - wide.mean((2, 3), keepdim=True)) / (variance + 1e-8).sqrt()
+    expected = scale[:, :, None, None] * normed + bias[:, :, None, None]
+    torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=1e-3)
+
+
 def per_sample_convolution(layer, x, w, up):
     """Equations 1 and 3 of StyleGAN2, one image at a time with weights of its own."""
     images = []

@@ -75,8 +75,44 @@ def test_resumed_equals_uninterrupted_to_the_bit(preset, data, tmp_path):
     one, other = (load_file(tmp_path / run / "out/state/tensors.safetensors") for run in ("straight", "cut"))
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert contents(tmp_path / "cut/out") == contents(tmp_path / "straight/out")
     assert resumed.curves == straight.curves
     assert resumed.images_seen == straight.images_seen == 32
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("skip_limit", [50, 1])
+def test_a_cut_between_curve_points_leaves_no_trace_in_the_artifact(skip_limit, data, tmp_path, monkeypatch):
+    # With limit 1 the poisoned step 6 is a divergence, which a run sees at its next curve point and no earlier.
+    monkeypatch.setattr("medgan.train.CURVE_POINTS", 2)
+    draw = ResidentImages.draw
+
+    def poisoned(self, position, count):
+        images, labels = draw(self, position, count)
+        return (images * float("nan") if position >= 20 and skip_limit == 1 else images), labels
+
+    monkeypatch.setattr(ResidentImages, "draw", poisoned)
+    config = tiny("dcgan", checkpoint_seconds=0.0, skip_limit=skip_limit)
+    fit(config, data, tmp_path / "straight")
+    for images in (8, 24):
+        with pytest.raises(KilledError):
+            fit(config, data, tmp_path / "cut", tmp_path / "scratch", kill_at(images))
+    fit(config, data, tmp_path / "cut", tmp_path / "scratch")
+    assert contents(tmp_path / "cut/out") == contents(tmp_path / "straight/out")
+
+
+def test_wall_time_survives_in_checkpoints(data, tmp_path):
+    config = tiny("dcgan", checkpoint_seconds=0.0)
+    with pytest.raises(KilledError):
+        fit(config, data, tmp_path, progress=kill_at(8))
+    newest = sorted((tmp_path / "scratch").iterdir())[-1] / "state.json"
+    state = json.loads(newest.read_text())
+    state["now"]["seconds"] += 1000.0
+    newest.write_text(json.dumps(state))
+    assert fit(config, data, tmp_path).seconds > 1000.0
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -191,6 +227,27 @@ def test_a_poisoned_gradient_leaves_weights_and_moments_alone():
     assert not torch.equal(weight, after)
 
 
+def test_a_poisoned_step_leaves_running_statistics_alone(data, monkeypatch):
+    trainer = Trainer(tiny("dcgan"), data, 0, torch.device("cpu"), ignore)
+    trainer.architecture.train().requires_grad_(False)
+    trainer.step()
+    before = {name: b.clone() for name, b in trainer.architecture.named_buffers() if b.is_floating_point()}
+    assert any(name.startswith("generator.") for name in before)
+    with torch.no_grad():
+        trainer.architecture.generator.project.weight[0] = float("inf")  # spoils every image, in both phases
+    trainer.step()
+    assert float(trainer.skipped) == 2
+    after = dict(trainer.architecture.named_buffers())
+    assert [name for name, value in before.items() if not torch.equal(value, after[name])] == []
+    assert all(bool(torch.isfinite(value).all()) for value in trainer.averaged.buffers())
+    with torch.no_grad():
+        trainer.architecture.generator.project.weight[0] = 0.01
+    trainer.step()
+    assert float(trainer.skipped) == 2
+    after = dict(trainer.architecture.named_buffers())
+    assert [name for name, value in before.items() if torch.equal(value, after[name])] == []
+
+
 def backward(weight, factor):
     loss = (weight * factor).sum()
     loss.backward()
@@ -207,6 +264,15 @@ def test_lazy_regularisation_corrects_adam():
         group = optimisers[name].param_groups[0]
         assert group["lr"] == pytest.approx(0.002 * c)
         assert group["betas"] == pytest.approx((0.5**c, 0.99**c))
+
+
+def test_lazy_correction_counts_the_networks_own_updates():
+    # The generator is updated at every 5th step and its path length at every 20th: 4 updates to 1, c = 4/5.
+    architecture = built(tiny("stylegan2", critic_steps=5), spec())
+    optimisers = build_optimisers(architecture, architecture.phases(), Optimiser(0.002, 0.002, 0.5, 0.99))
+    for name, c in (("generator", 4 / 5), ("discriminator", 16 / 17)):
+        assert optimisers[name].param_groups[0]["lr"] == pytest.approx(0.002 * c)
+        assert optimisers[name].param_groups[0]["betas"] == pytest.approx((0.5**c, 0.99**c))
 
 
 def test_phases_and_their_intervals():
@@ -241,10 +307,16 @@ def test_average():
     newest, mean = built(config, spec(), 0).generator, built(config, spec(), 1).generator
     expected = [0.9 * a + 0.1 * b for a, b in zip(mean.parameters(), newest.parameters(), strict=True)]
     newest.norms[0].running_mean += 1.0
+    newest.norms[0].running_var += 2.0
+    newest.norms[0].num_batches_tracked += 7
     average(mean, newest, 0.9)
     for value, wanted in zip(mean.parameters(), expected, strict=True):
         torch.testing.assert_close(value, wanted)
-    assert torch.equal(mean.norms[0].running_mean, newest.norms[0].running_mean)
+    torch.testing.assert_close(mean.norms[0].running_mean, torch.full_like(mean.norms[0].running_mean, 0.1))
+    torch.testing.assert_close(mean.norms[0].running_var, torch.full_like(mean.norms[0].running_var, 1.2))
+    assert int(mean.norms[0].num_batches_tracked) == 7
+    average(mean, newest, 0.0)  # no average: the newest
+    assert all(torch.equal(old, new) for old, new in zip(mean.buffers(), newest.buffers(), strict=True))
     ramped = tiny("stylegan2", ema=0.999, ema_ramp_up=0.05)
     assert ema_decay(ramped, 0) == pytest.approx(0.0, abs=1e-6)
     assert ema_decay(ramped, 1000) == pytest.approx(0.5 ** (4 / 50))

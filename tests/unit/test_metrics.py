@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from medgan.metrics import MIN_IMAGES, fid, fidelity, floor, kid, precision_recall
+from medgan.metrics import MIN_IMAGES, fid, fidelity, floor, kid, precision_recall, sampling
 from pipeline.records import MedaugError
 
 
@@ -188,6 +188,10 @@ def labelled(n, seed, mean=0.0):
     return gaussian(n, 5, seed) + 3.0 * labels[:, None] + mean, labels
 
 
+def each_its_own(real):
+    return np.arange(len(real))
+
+
 def by_metric(rows):
     assert len({row.metric for row in rows}) == len(rows)
     return {row.metric: row for row in rows}
@@ -195,8 +199,8 @@ def by_metric(rows):
 
 def test_fidelity_rows_are_whole_and_a_worse_generator_scores_worse():
     (real, labels), (good, good_labels), (bad, bad_labels) = labelled(120, 0), labelled(100, 1), labelled(100, 2, 1.0)
-    good_rows = by_metric(fidelity(real, good, labels, good_labels, ("a", "b")))
-    bad_rows = by_metric(fidelity(real, bad, labels, bad_labels, ("a", "b")))
+    good_rows = by_metric(fidelity(real, good, labels, good_labels, each_its_own(real), ("a", "b")))
+    bad_rows = by_metric(fidelity(real, bad, labels, bad_labels, each_its_own(real), ("a", "b")))
     names = ["fid.domain", "floor_ratio.fid.domain", "kid.domain", "precision", "recall", "density", "coverage"]
     assert set(good_rows) == {f"{name}{suffix}" for name in names for suffix in ("", ".a", ".b")}
     for row in good_rows.values():
@@ -214,8 +218,10 @@ def test_fidelity_rows_are_whole_and_a_worse_generator_scores_worse():
 
 def test_fidelity_is_reproducible_and_takes_numpy_or_torch():
     (real, labels), (synthetic, other) = labelled(60, 0), labelled(60, 1)
-    first = fidelity(real, synthetic, labels, other, ("a", "b"), seed=3)
-    second = fidelity(real.numpy(), synthetic.float().double(), labels, torch.as_tensor(other), ("a", "b"), seed=3)
+    first = fidelity(real, synthetic, labels, other, np.arange(60), ("a", "b"), seed=3)
+    second = fidelity(
+        real.numpy(), synthetic.float().double(), labels, torch.as_tensor(other), torch.arange(60), ("a", "b"), seed=3
+    )
     for one, two in zip(first, second, strict=True):
         assert one.value == pytest.approx(two.value, rel=1e-4, abs=1e-6)
 
@@ -224,7 +230,7 @@ def test_a_class_with_too_few_images_is_named_and_gets_no_figure():
     real, _ = labelled(60, 0)
     labels = np.zeros(60, np.int64)
     labels[: MIN_IMAGES - 1] = 1
-    rows = by_metric(fidelity(real, real, labels, labels, ("many", "few")))
+    rows = by_metric(fidelity(real, real, labels, labels, each_its_own(real), ("many", "few")))
     assert "fid.domain.many" in rows
     assert not any(metric.endswith(".few") for metric in rows)
     assert "few (11 real, 11 synthetic)" in rows["fid.domain"].note
@@ -232,19 +238,74 @@ def test_a_class_with_too_few_images_is_named_and_gets_no_figure():
 
 def test_floor_is_what_equal_distributions_score():
     real, labels = labelled(200, 0)
-    rows = by_metric(floor(real, labels, ("a", "b")))
+    rows = by_metric(floor(real, labels, each_its_own(real), ("a", "b")))
     assert rows["floor.kid.domain"].low < 0.0 < rows["floor.kid.domain"].high
     assert rows["floor.fid.domain"].low > 0.0
     assert rows["floor.fid.domain"].n_real == 100
     other, other_labels = labelled(200, 1, 1.0)
-    shifted = by_metric(fidelity(real, other, labels, other_labels, ("a", "b")))
+    shifted = by_metric(fidelity(real, other, labels, other_labels, each_its_own(real), ("a", "b")))
     assert shifted["fid.domain"].value > rows["floor.fid.domain"].high
     assert shifted["precision"].value < rows["floor.precision"].value
 
 
+def test_overall_rows_compare_equal_class_mixes():
+    real_labels, labels = np.repeat([0, 1], [270, 30]), np.repeat([0, 1], [200, 200])
+    ratios = []
+    for seed in range(5):
+        real = gaussian(300, 5, 10 + seed) + 3.0 * torch.as_tensor(real_labels)[:, None]
+        synthetic = gaussian(400, 5, 90 + seed) + 3.0 * torch.as_tensor(labels)[:, None]
+        rows = by_metric(fidelity(real, synthetic, real_labels, labels, each_its_own(real), ("a", "b"), seed=seed))
+        ratios.append(rows["floor_ratio.fid.domain"].value)
+        assert rows["kid.domain"].low < 0.0 < rows["kid.domain"].high
+        assert abs(rows["kid.domain"].value) < 5.0  # unequal mixes give about 170
+        assert rows["fid.domain"].n_synthetic == 222  # 200 of a and 22 of b
+        assert "222 of 400 synthetic images, in the real class mix" in rows["fid.domain"].note
+        assert rows["fid.domain.b"].n_synthetic == 200
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.25)
+
+
+def in_threes(patients, d, seed):
+    """Three nearly equal slices of each patient."""
+    numbers = np.repeat(np.arange(patients), 3)
+    return gaussian(patients, d, seed)[numbers] + 0.1 * gaussian(3 * patients, d, seed + 1000), numbers
+
+
+def test_images_as_good_as_new_patients_reach_the_floor_of_clustered_data():
+    for seed in range(5):
+        (real, patients), (new, _) = in_threes(60, 16, seed), in_threes(30, 16, 100 + seed)
+        labels = np.zeros(180, np.int64)
+        ratio = by_metric(fidelity(real, new, labels, labels[:90], patients, ("a",)))["floor_ratio.fid.domain"]
+        assert ratio.low < 1.0 < ratio.high
+
+
+def test_kid_leaves_out_pairs_within_a_patient():
+    values = []
+    for seed in range(60):
+        (x, of_x), (y, of_y) = in_threes(20, 6, seed), in_threes(20, 6, 100 + seed)
+        values.append(kid.mmd2(x, y, torch.as_tensor(of_x), torch.as_tensor(of_y)))
+    assert abs(np.mean(values)) < 3.5 * np.std(values) / math.sqrt(len(values))
+
+
+def test_halves_share_no_patient_and_too_few_patients_are_named():
+    patients = torch.as_tensor(np.repeat([3, 9, 4, 7, 30, 5], [5, 9, 7, 8, 6, 5]))
+    first, second = sampling.split_patients(patients, 20, torch.Generator().manual_seed(0))
+    assert not set(patients[first].tolist()) & set(patients[second].tolist())
+    assert min(len(first), len(second)) >= 16
+    real, labels = labelled(120, 0)
+    of_patient = np.where(labels == 0, np.arange(120), 1000 + np.arange(120) % 3)
+    for rows in (
+        fidelity(real, real, labels, labels, of_patient, ("a", "b")),
+        floor(real, labels, of_patient, ("a", "b")),
+    ):
+        assert not any(row.metric.endswith(".b") for row in rows)
+        assert "no figures for b:" in rows[0].note
+    with pytest.raises(MedaugError, match="3 real patient"):
+        floor(real, labels, np.arange(120) % 3, ("a", "b"))
+
+
 def test_a_collapsed_generator_is_a_result():
     real, labels = labelled(60, 0)
-    rows = by_metric(fidelity(real, real[:1].repeat(60, 1), labels, labels, ("a", "b")))
+    rows = by_metric(fidelity(real, real[:1].repeat(60, 1), labels, labels, each_its_own(real), ("a", "b")))
     assert "collapsed" in rows["fid.domain"].note
     assert rows["recall"].value == pytest.approx(0.0, abs=0.05)
     assert rows["fid.domain"].value > 1.0
@@ -264,7 +325,7 @@ def test_a_collapsed_generator_is_a_result():
 def test_unusable_features_are_refused_in_one_line(real, synthetic, message):
     labels = [np.arange(len(each)) % 2 for each in (real, synthetic)]
     with pytest.raises(MedaugError) as caught:
-        fidelity(real, synthetic, labels[0], labels[1], ("a", "b"))
+        fidelity(real, synthetic, labels[0], labels[1], each_its_own(real), ("a", "b"))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -272,9 +333,9 @@ def test_unusable_features_are_refused_in_one_line(real, synthetic, message):
 def test_labels_that_do_not_fit_are_refused():
     real, labels = labelled(60, 0)
     with pytest.raises(MedaugError, match="expected 0 to 0"):
-        fidelity(real, real, labels, labels, ("only",))
+        fidelity(real, real, labels, labels, each_its_own(real), ("only",))
     with pytest.raises(MedaugError, match="one label for 60 images"):
-        floor(real, labels[:-1], ("a", "b"))
+        floor(real, labels[:-1], each_its_own(real), ("a", "b"))
 
 
 def test_moments_that_are_no_covariance_are_refused():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.records import GanSummary, ReportInput, ResultRow
 from pipeline.report.answers import answers
 from pipeline.report.arm_tables import classifier_tables
-from pipeline.report.contrasts import CANNOT_TELL, HARMED, HELPED, comparisons, contrast_of
+from pipeline.report.contrasts import CANNOT_TELL, HARMED, HELPED, HIGHER, LOWER, UNCERTAIN, comparisons, contrast_of
 from pipeline.report.data_tables import data_view
 from pipeline.report.estimates import PALETTE, Evidence, estimate
 from pipeline.report.images import sheet
@@ -37,18 +37,17 @@ def evidence(
 @pytest.mark.parametrize(
     ("row", "verdict"),
     [
-        (contrast(0.05, 0.01, 0.09, note="p=0.01, Holm p=0.04"), HELPED),
-        (contrast(0.05, 0.01, 0.09, note="p=0.01, Holm p=0.08"), CANNOT_TELL),
-        (contrast(0.05, 0.01, 0.09, note="p=0.20"), CANNOT_TELL),
-        (contrast(0.05, 0.01, 0.09), HELPED),
-        (contrast(-0.05, -0.09, -0.01, note="p=0.001, Holm p=0.003"), HARMED),
-        (contrast(-0.05, -0.09, -0.01, metric="brier", note="Holm p=0.003"), HELPED),
-        (contrast(0.05, 0.01, 0.09, metric="ece", note="Holm p<0.001"), HARMED),
-        (contrast(0.05, 0.0, 0.09, note="Holm p=0.001"), CANNOT_TELL),
-        (contrast(0.05, None, 0.09), CANNOT_TELL),
-        (contrast(math.nan, 0.01, 0.09), CANNOT_TELL),
-        (contrast(0.05, 0.01, math.inf), CANNOT_TELL),
-        (contrast(0.05, 0.01, 0.09, metric="unheard_of"), CANNOT_TELL),
+        (contrast(0.05, 0.01, 0.09, note="p=0.01, Holm p=0.04"), HIGHER),
+        (contrast(0.05, 0.01, 0.09, note="p=0.01, Holm p=0.05"), UNCERTAIN),
+        (contrast(0.05, 0.01, 0.09, note="p=0.001"), UNCERTAIN),
+        (contrast(0.05, 0.01, 0.09), UNCERTAIN),
+        (contrast(-0.05, -0.09, -0.01, note="p=0.001, Holm p=0.003"), LOWER),
+        (contrast(-0.05, -0.09, -0.01, metric="brier", note="Holm p=0.003"), LOWER),
+        (contrast(0.05, 0.01, 0.09, metric="ece", note="Holm p<0.001"), HIGHER),
+        (contrast(0.05, 0.0, 0.09, note="Holm p=0.001"), UNCERTAIN),
+        (contrast(0.05, None, 0.09, note="Holm p=0.001"), UNCERTAIN),
+        (contrast(math.nan, 0.01, 0.09, note="Holm p=0.001"), UNCERTAIN),
+        (contrast(0.05, 0.01, math.inf, note="Holm p=0.001"), UNCERTAIN),
     ],
 )
 def test_verdict(row, verdict):
@@ -65,7 +64,8 @@ def test_an_interval_that_spans_zero_never_helps_nor_harms(low, high, value, p, 
     ]
     (comparison,) = comparisons(rows, metric)
     assert comparison.verdict == CANNOT_TELL
-    assert {one.verdict for one in comparison.contrasts} == {CANNOT_TELL}
+    assert {one.verdict for one in comparison.contrasts} == {UNCERTAIN}
+    assert comparison.told == CANNOT_TELL
 
 
 def test_p_values_are_told_apart():
@@ -82,25 +82,49 @@ def test_p_values_are_told_apart():
     assert one.figures == "+0.010 (−0.100 to +0.100)"
 
 
-def joint(b: str, c: str | None) -> str:
-    ends = {HELPED: (0.01, 0.09), HARMED: (-0.09, -0.01), CANNOT_TELL: (-0.01, 0.09)}
-    rows = [contrast(sum(ends[b]) / 2, *ends[b])]
-    rows += [contrast(sum(ends[c]) / 2, *ends[c], arm="D-C")] if c else []
-    return comparisons(rows, "auroc")[0].verdict
+UP, DOWN, WIDE = (0.01, 0.09), (-0.09, -0.01), (-0.01, 0.09)
+SURE = "p=0.001, Holm p=0.01"
 
 
-def test_help_needs_both_controls_and_harm_needs_one():
-    assert joint(HELPED, HELPED) == HELPED
-    assert joint(HELPED, CANNOT_TELL) == CANNOT_TELL
-    assert joint(HELPED, None) == CANNOT_TELL
-    assert joint(HELPED, HARMED) == HARMED
-    assert joint(HARMED, CANNOT_TELL) == HARMED
+def pair(
+    b: tuple[float, float], c: tuple[float, float] | None, note: str = SURE, **over: object
+) -> tuple[ResultRow, ...]:
+    rows = [contrast(sum(b) / 2, *b, note=SURE, **over)]
+    return (*rows, *([contrast(sum(c) / 2, *c, arm="D-C", note=note, **over)] if c else ()))
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "metric", "note", "verdict", "told"),
+    [
+        (UP, UP, "auroc", SURE, HELPED, HELPED),
+        (DOWN, DOWN, "auroc", SURE, HARMED, HARMED),
+        (DOWN, DOWN, "brier", SURE, HELPED, HELPED),
+        (UP, UP, "ece", SURE, HARMED, HARMED),
+        (UP, WIDE, "auroc", SURE, CANNOT_TELL, f"{CANNOT_TELL} (D−B shown higher, D−C cannot tell)"),
+        (WIDE, DOWN, "auroc", SURE, CANNOT_TELL, f"{CANNOT_TELL} (D−B cannot tell, D−C shown lower)"),
+        (UP, DOWN, "auroc", SURE, CANNOT_TELL, f"{CANNOT_TELL} (D−B shown higher, D−C shown lower)"),
+        (DOWN, DOWN, "auroc", "Holm p=0.06", CANNOT_TELL, f"{CANNOT_TELL} (D−B shown lower, D−C cannot tell)"),
+        (DOWN, None, "auroc", SURE, CANNOT_TELL, f"{CANNOT_TELL} (D−B shown lower, D−C not measured)"),
+        (WIDE, None, "auroc", SURE, CANNOT_TELL, CANNOT_TELL),
+        (UP, UP, "unheard_of", SURE, CANNOT_TELL, f"{CANNOT_TELL} (D−B shown higher, D−C shown higher)"),
+    ],
+)
+def test_help_and_harm_both_need_both_controls(b, c, metric, note, verdict, told):
+    (one,) = comparisons(pair(b, c, note, metric=metric), metric)
+    assert (one.verdict, one.told) == (verdict, told)
+
+
+def test_the_most_useful_gan_is_told_with_the_verdict_of_both_controls():
+    rows = (*pair(UP, WIDE, gan="stylegan2"), *pair(WIDE, WIDE))
+    points = [point.text for point in answers(evidence(*rows), comparisons(rows, "auroc"))[1].points]
+    assert (
+        "Largest of 2 values of D−B: stylegan2 (ratio 1, resnet), +0.050 (+0.010 to +0.090), Holm p = 0.010. "
+        "D−B and D−C together: cannot tell at this n (D−B shown higher, D−C cannot tell)."
+    ) in points
 
 
 def test_the_first_answer_counts_and_names():
-    both = [contrast(0.05, 0.01, 0.09, arm=arm, gan="stylegan2") for arm in ("D-B", "D-C")]
-    bad = [contrast(-0.05, -0.09, -0.01, arm=arm) for arm in ("D-B", "D-C")]
-    known = evidence(*both, *bad)
+    known = evidence(*pair(UP, UP, gan="stylegan2"), *pair(DOWN, DOWN))
     answer = answers(known, comparisons(known.data.rows, "auroc"))[0]
     assert answer.short == (
         "Yes, shown to help in 1 of 2 comparisons in macro AUROC (stylegan2); "
@@ -171,17 +195,35 @@ def test_seeds_are_averaged_with_their_spread_and_widest_interval():
     assert estimate([score("dcgan", 1.0)]).spread is None
 
 
-def test_ratio_to_the_floor_only_for_distances_and_positive_floors():
+def test_ratio_to_the_floor_for_fid_alone():
     def ratio(metric: str, value: float, floor: float | None, *more: ResultRow) -> float | None:
         floors = [] if floor is None else [ResultRow("score", f"floor.{metric}", floor)]
         return evidence(replace(score("dcgan", value), metric=metric), *floors, *more).ratio("dcgan", metric)
 
-    assert ratio("kid.domain", 0.5, 0.02) == pytest.approx(25)
+    assert ratio("fid.domain", 0.5, 0.02) == pytest.approx(25)
+    assert ratio("fid.domain", 0.5, 0.0) is None
+    assert ratio("fid.domain", 0.5, None) is None
     assert ratio("precision", 0.5, 0.02) is None
-    assert ratio("kid.domain", 0.5, -0.001) is None
-    assert ratio("kid.domain", 0.5, None) is None
+    assert ratio("kid.domain", 0.5, 0.02) is None
+    assert ratio("kid.domain", 0.5, 0.02, ResultRow("score", "floor_ratio.kid.domain", 25.0, gan="dcgan")) is None
     measured = ResultRow("score", "floor_ratio.fid.domain", 7.0, gan="dcgan")
     assert ratio("fid.domain", 0.5, 0.02, measured) == 7.0
+
+
+def test_faults_put_kid_beside_the_floors_range():
+    rows = [
+        score("dcgan", 0.3),
+        replace(score("dcgan", 22.0), metric="fid.domain"),
+        replace(score("dcgan", 0.5), metric="recall"),
+        ResultRow("score", "floor.kid.domain", 0.01, -0.04, 0.06),
+        ResultRow("score", "floor.fid.domain", 11.0, 9.0, 13.0),
+        ResultRow("score", "floor.recall", 0.8),
+    ]
+    (point,) = answers(evidence(*rows, gans=("dcgan",)), ())[2].points
+    assert point.text == (
+        "domain KID 0.300 (real against real −0.040 to 0.060), domain FID 22.0 (2.00 × floor); "
+        "recall 0.500 (real against real 0.800)."
+    )
 
 
 def test_gan_table_shows_seeds_floor_and_absence():
@@ -195,7 +237,7 @@ def test_gan_table_shows_seeds_floor_and_absence():
     dcgan, stylegan2, floor = table.groups[0].lines
     assert (dcgan.cells[0].text, dcgan.cells[0].why) == ("–", "not measured")
     assert stylegan2.cells[0].text == "0.150 ± 0.071"
-    assert stylegan2.cells[0].details == ("0.050 to 0.250", "15.0 × floor")
+    assert stylegan2.cells[0].details == ("0.050 to 0.250",)
     assert floor.cells[0].text == "0.010"
     assert "Measured on 100 real scans and 300 synthetic scans of each GAN." in table.notes
 
@@ -253,6 +295,27 @@ def test_classifier_table_separates_arms_and_averages_seeds():
     assert [line.cells[0].text for line in table.groups[0].lines] == ["0.800 ± 0.000", "0.700 ± 0.000", "0.900 ± 0.000"]
     assert by_class is not None
     assert by_class.columns[0][0] == "AUROC"
+
+
+def test_an_arms_own_interval_takes_the_place_of_the_seeds_mean():
+    cell = {"arm": "B", "classifier": "resnet", "metric": "auroc"}
+    runs = [
+        ResultRow("classify", value=value, low=0.1, high=0.9, classifier_seed=i, n=71, **cell)
+        for i, value in enumerate((0.7, 0.8))
+    ]
+    other = [replace(row, arm="A") for row in runs]
+    arm = ResultRow("arm", value=0.76, low=0.66, high=0.86, n=23, note="SD over seeds 0.0707", **cell)
+    elsewhere = replace(arm, classifier="densenet121", value=0.1)
+    ((_, table, _),) = classifier_tables(evidence(*runs, *other, arm, elsewhere))
+    a, b = table.groups[0].lines
+    assert (a.cells[0].text, a.cells[0].details) == ("0.750 ± 0.071", ("0.100 to 0.900",))
+    assert (b.cells[0].text, b.cells[0].details) == ("0.760 ± 0.071", ("0.660 to 0.860",))
+    assert b.note == "2 seeds"
+    assert "Below macro AUROC its 95 % interval over patients and runs together (23 test patients)." in table.notes[0]
+    assert not any("SD over seeds" in note for note in table.notes)
+    ((_, table, _),) = classifier_tables(evidence(*runs))
+    assert table.groups[0].lines[0].cells[0].details == ("0.100 to 0.900",)
+    assert "patients and runs" not in table.notes[0]
 
 
 def test_endpoint_comes_from_the_configuration():
