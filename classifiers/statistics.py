@@ -103,7 +103,8 @@ def contrast(
         means = [np.mean([figure(run, weights) for run in runs], axis=0) for runs in (treatment, control)]
         drawn.append(means[0] - means[1])
     units = [_units(observed_t, gan_seeds), observed_c]
-    differences = np.concatenate(drawn) + _luck(units, resamples, seed)
+    # All figures lie in [0, 1], so a difference outside [-1, 1] is none.
+    differences = np.clip(np.concatenate(drawn) + _luck(units, resamples, seed), -1.0, 1.0)
     low, high = np.quantile(differences, (LEVEL / 2, 1 - LEVEL / 2)).tolist()
     # Davison and Hinkley 1997, section 4.4: with the +1, no p-value is smaller than the resamples can tell.
     tail = min(int((differences <= 0.0).sum()), int((differences >= 0.0).sum()))
@@ -117,7 +118,7 @@ def contrast(
 
 
 def estimate(runs: Sequence[Predictions], metric: str = "auroc", resamples: int = 2000, seed: int = 0) -> Estimate:
-    """One arm's figure, averaged over its runs, with its interval over patients and runs.
+    """One arm's figure, averaged over its runs, with its interval over patients; the spread over runs stands apart.
 
     Raises:
         MedaugError: as :func:`contrast`.
@@ -133,7 +134,7 @@ def estimate(runs: Sequence[Predictions], metric: str = "auroc", resamples: int 
             for weights in patient_weights(runs[0].labels, runs[0].patients, resamples, seed)
         ]
     )
-    low, high = np.quantile(drawn + _luck([observed], resamples, seed), (LEVEL / 2, 1 - LEVEL / 2)).tolist()
+    low, high = np.quantile(drawn, (LEVEL / 2, 1 - LEVEL / 2)).tolist()
     seed_sd = float(np.std(observed, ddof=1)) if len(runs) > 1 else None
     return Estimate(float(np.mean(observed)), low, high, len(np.unique(runs[0].patients)), seed_sd)
 

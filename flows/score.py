@@ -92,4 +92,5 @@ def score_floor(context: Context, dataset: Path, extractor: Path) -> Path:
         artifact = context.store.get_or_create(recipe, build)
         if not run.finished:
             run.log_rows(read_rows(artifact.path / ROWS))
+            run.log_dataset(data.path.name, data.digest, str(data.path), "reference")
     return artifact.path

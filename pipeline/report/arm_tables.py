@@ -14,7 +14,7 @@ from pipeline.report.words import metric_of, metric_order, split_class
 
 ArmKey = tuple[str, str, float | None]
 Pooled = Mapping[tuple[ArmKey, str], ResultRow]
-"""Rows of stage "arm": (arm, metric) → the figure over all runs, with an interval over patients and runs together."""
+"""Rows of stage "arm": (arm, metric) → the figure over all runs, with an interval over patients."""
 
 
 def classifier_tables(evidence: Evidence) -> tuple[tuple[str, Table, Table | None], ...]:
@@ -41,7 +41,7 @@ def _overall(evidence: Evidence, rows: Sequence[ResultRow], pooled: Pooled) -> T
         patients = sorted({row.n for row in pooled.values() if row.n is not None})
         of = f" ({' to '.join(map(count, sorted({patients[0], patients[-1]})))} test patients)" if patients else ""
         labels = ", ".join(metric_of(metric).label for metric in told)
-        notes[0] += f" Below {labels} its 95 % interval over patients and runs together{of}."
+        notes[0] += f" Below {labels} its 95 % interval over patients{of}, for the mean of these runs."
     if any(row.low is not None and ((row.arm, row.gan, row.ratio), row.metric) not in pooled for row in rows):
         where = "Below other figures" if told else "Below it"
         notes[0] += f" {where} the 95 % interval over test cases, from the lowest to the highest end over seeds."

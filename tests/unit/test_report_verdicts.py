@@ -311,11 +311,14 @@ def test_an_arms_own_interval_takes_the_place_of_the_seeds_mean():
     assert (a.cells[0].text, a.cells[0].details) == ("0.750 ± 0.071", ("0.100 to 0.900",))
     assert (b.cells[0].text, b.cells[0].details) == ("0.760 ± 0.071", ("0.660 to 0.860",))
     assert b.note == "2 seeds"
-    assert "Below macro AUROC its 95 % interval over patients and runs together (23 test patients)." in table.notes[0]
+    assert (
+        "Below macro AUROC its 95 % interval over patients (23 test patients), for the mean of these runs."
+        in table.notes[0]
+    )
     assert not any("SD over seeds" in note for note in table.notes)
     ((_, table, _),) = classifier_tables(evidence(*runs))
     assert table.groups[0].lines[0].cells[0].details == ("0.100 to 0.900",)
-    assert "patients and runs" not in table.notes[0]
+    assert "interval over patients" not in table.notes[0]
 
 
 def test_endpoint_comes_from_the_configuration():
