@@ -38,6 +38,7 @@ def train_extractor(context: Context, dataset: Path) -> Path:
     with context.child(recipe, f"extractor {config.extractor.name}", tags) as run:
         if not run.finished:
             run.log_params(settings)
+            run.log_dataset(data.path.name, data.digest, str(data.path), "training")
 
         def build(draft: Draft) -> None:
             real = ScanDataset(dataset, "train")

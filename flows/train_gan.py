@@ -91,9 +91,11 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
     """
     data = Artifact.open(dataset)
     recipe = generator_recipe(data, Artifact.open(extractor), gan, seed)
-    with context.child(
-        recipe, f"train {gan.name} s{seed}", {"stage": "train", "gan": gan.name, "gan_seed": seed}
-    ) as run:
+    tags = {"stage": "train", "gan": gan.name, "gan_seed": seed}
+    with context.child(recipe, f"train {gan.name} s{seed}", tags) as run:
+        if not run.finished:
+            run.log_params({"gan": plain(gan), "seed": seed})
+            run.log_dataset(data.path.name, data.digest, str(data.path), "training")
         fresh = False
 
         def build(draft: Draft) -> None:

@@ -89,6 +89,9 @@ def test_mlflow_holds_one_flat_run_for_each_cell(finished: tuple[Path, Path, dic
     assert all(set(by_gan[0]) == set(metrics) for metrics in by_gan), "GANs compare only under the same metric names"
     assert sorted(run.data.tags["arm"] for run in cells) == ["A", "B", "C", "D", "D", "D", "D"]
     assert all(run.inputs.dataset_inputs for run in [*trainings, *scores, *cells])
+    assert {run.data.params["gan.network"] for run in trainings} == set(GANS)
+    assert {run.data.params["classifier.network"] for run in cells} == {"resnet"}
+    assert all({"loss.generator", "seconds"} <= set(run.data.metrics) for run in trainings)
 
 
 def test_a_generator_loads_again_from_mlflow(
