@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,10 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("MEDAUG_TRACEBACK"):
             raise
-        return _fail(options, 1, f"{type(error).__name__}: {error} (MEDAUG_TRACEBACK=1 shows where)")
+        return _fail(
+            options, 1, f"{_full_disk(options)}{type(error).__name__}: {error} (MEDAUG_TRACEBACK=1 shows where)"
+        )
     text = result.pop("text", "")
     print(json.dumps(result) if options.json else text, flush=True)
     return 1 if result.get("status") == "failed in part" else 0
+
+
+def _full_disk(options: argparse.Namespace) -> str:
+    """Says so where the runs folder's disk is full: SQLite and HTTP report that in words that hide it."""
+    runs = next((folder for folder in (options.runs, Path("runs"), Path()) if folder and folder.is_dir()), Path())
+    full = shutil.disk_usage(runs).free < 2**24
+    return f"the disk of {runs} is full; free some, and the same command goes on where it stopped. " if full else ""
 
 
 def _fail(options: argparse.Namespace, code: int, message: str) -> int:

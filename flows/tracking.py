@@ -18,6 +18,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -123,21 +124,26 @@ class Tracker:
         self.uri = uri
         # MLflow resolves artifact repositories through the process-wide URI.
         mlflow.set_tracking_uri(uri)
-        self.client = MlflowClient(uri)
-        try:
-            found = self.client.get_experiment_by_name(experiment)
-            if found is None:
-                location = (runs.resolve() / "mlflow-artifacts").as_uri() if uri.startswith("sqlite:") else None
-                # MLflow's page opens on training runs rather than on its tools for language models.
-                kind = {"mlflow.experimentKind": "custom_model_development"}
-                self.experiment_id = self.client.create_experiment(experiment, artifact_location=location, tags=kind)
-            else:
-                self.experiment_id = found.experiment_id
-        except (MlflowException, OSError) as error:
-            raise MedaugError(
-                f"MLflow at {uri} does not answer: {' '.join(str(error).split())[:200]}; "
-                "start it or change tracking.uri"
-            ) from None
+        # Two processes that make MLflow's SQLite tables at the same time would leave them half made.
+        with FileLock(runs / "mlflow.lock"):
+            try:
+                self.client = MlflowClient(uri)
+                self.experiment_id = self._experiment(experiment, runs)
+            except (MlflowException, OSError) as error:
+                raise MedaugError(
+                    f"MLflow at {uri} does not answer: {' '.join(str(error).split())[:200]}; "
+                    "start it or change tracking.uri"
+                ) from None
+
+    def _experiment(self, name: str, runs: Path) -> str:
+        """The experiment's id; made where it is not there."""
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = (runs.resolve() / "mlflow-artifacts").as_uri() if self.uri.startswith("sqlite:") else None
+        # MLflow's page opens on training runs rather than on its tools for language models.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self.client.create_experiment(name, artifact_location=location, tags=kind))
 
     def close_dead_runs(self) -> int:
         """Marks runs as KILLED whose process on this host is gone; a killed run must not look alive.
@@ -159,6 +165,8 @@ class Tracker:
     ) -> Run:
         """The run with this key under this parent: taken up again, or created.
 
+        A run that another living process is writing counts as finished: only one process tells of a cell.
+
         Args:
             key: what identifies the work, e.g. a recipe hash.
             name: shown in the UI.
@@ -171,9 +179,13 @@ class Tracker:
             query += f" and tags.`{PARENT_TAG}` = '{parent.run_id}'"
         for found in self.client.search_runs([self.experiment_id], query, max_results=1):
             again = Run(self.client, found.info.run_id, found.info.status == "FINISHED")
-            if not again.finished and not process_alive(int(found.data.tags.get("medaug.pid", "0"))):
-                self.client.update_run(again.run_id, status="RUNNING")
-                again.set_tag("medaug.pid", str(os.getpid()))
+            owner = int(found.data.tags.get("medaug.pid", "0"))
+            if again.finished or owner == os.getpid():
+                return again
+            if found.info.status == "RUNNING" and process_alive(owner):
+                return Run(self.client, found.info.run_id, finished=True)  # the other process tells its course
+            self.client.update_run(again.run_id, status="RUNNING")
+            again.set_tag("medaug.pid", str(os.getpid()))
             return again
         all_tags = {
             **tags,
