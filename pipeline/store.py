@@ -12,12 +12,13 @@ into place last. Two hashes follow from that:
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
+import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -64,14 +65,40 @@ def code_version(*modules: str) -> str:
         origin = Path(spec.origin)
         files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
         for file in files:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
-                    ast.get_docstring(node, clean=False) is not None
-                ):
-                    node.body = node.body[1:] or [ast.Pass()]
-            digest.update(f"{name}/{file.name}\0{ast.unparse(tree)}\0".encode())
+            digest.update(f"{name}/{file.name}\0{source_code(file.read_text(encoding='utf-8'))}\0".encode())
     return digest.hexdigest()[:16]
+
+
+SILENT = (tokenize.COMMENT, tokenize.NL)
+"""Tokens without a meaning."""
+
+
+def source_code(text: str) -> str:
+    """A Python source without what does not count: comments, blank lines, spacing, and strings that stand alone.
+
+    Token by token, and not by way of ``ast``: tasks run in threads, and Python 3.11's ``ast.parse`` fails with a
+    ``SystemError`` when two threads are in it and a garbage collection falls between (CPython issue 106905).
+
+    Args:
+        text: a module's source.
+
+    Returns:
+        One logical line a line, its indentation in front.
+    """
+    lines: list[str] = []
+    tokens: list[str] = []
+    only_strings, depth = True, 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in (tokenize.INDENT, tokenize.DEDENT):
+            depth += 1 if token.type == tokenize.INDENT else -1
+        elif token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
+            if tokens and not only_strings:
+                lines.append(f"{depth} " + "\x1f".join(tokens))
+            tokens, only_strings = [], True
+        elif token.type not in SILENT:
+            tokens.append(token.string)
+            only_strings = only_strings and token.type == tokenize.STRING
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
