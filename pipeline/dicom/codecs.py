@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -124,3 +125,43 @@ def _count(value: Any) -> int:
         return int(value)
     except (TypeError, ValueError):
         return 0
+
+
+UNDEFINED = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How and where a file holds its pixels (Image Pixel Module, PS3.3 C.7.6.3); all that decoding needs.
+
+    Attributes:
+        syntax: transfer syntax UID.
+        rows: of a frame.
+        columns: of a frame.
+        samples: per pixel, 1 or 3.
+        frames: of the file.
+        photometric: photometric interpretation.
+        allocated: Bits Allocated: 1, 8, 16, 32 or 64.
+        bits: Bits Stored.
+        signed: whether Pixel Representation is 1.
+        planar: Planar Configuration; 0 where there is one sample.
+        keyword: "PixelData", "FloatPixelData" or "DoubleFloatPixelData".
+        offset: of the element's value in the file (deflated files: in the inflated one), in bytes.
+        length: of the value in bytes; :data:`UNDEFINED` for encapsulated pixels.
+        extended: extended offset table and lengths (C.7.6.3.1.8), or None.
+    """
+
+    syntax: str
+    rows: int
+    columns: int
+    samples: int
+    frames: int
+    photometric: str
+    allocated: int
+    bits: int
+    signed: bool
+    planar: int
+    keyword: str
+    offset: int
+    length: int
+    extended: tuple[bytes, bytes] | None = None
