@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= runs
 
-.PHONY: quickstart test check slow bench-gan clean
+.PHONY: quickstart test check slow service bench-ingest bench-decoders clean
 .DEFAULT_GOAL := quickstart
 
 .venv/installed: pyproject.toml constraints.txt
@@ -23,6 +23,16 @@ test: .venv/installed-test
 
 slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow
+
+service: .venv/installed-test
+	$(BIN)/python -m pytest -m service
+
+# DATA: a folder of uncompressed CT slices
+bench-ingest: .venv/installed-test
+	$(BIN)/python -m tests.benchmarks.bench_ingest $(DATA) --json bench-ingest.json
+
+bench-decoders: .venv/installed-test
+	$(BIN)/python -m tests.benchmarks.bench_decoders $(DATA) --json bench-decoders.json
 
 check: .venv/installed-test
 	$(BIN)/ruff format --check .

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.dataset import ScanDataset, decode, refuse_test_images
+from pipeline.codes import decode
+from pipeline.dataset import ScanDataset, refuse_test_images
 from pipeline.records import ImageSpec, MedaugError, ValueRange
 
 Arm = Literal["A", "B", "C", "D", "E"]

@@ -139,8 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     experiment = argparse.ArgumentParser(add_help=False, parents=[common])
-    experiment.add_argument("--data", type=Path, metavar="DIR", help="folder, zip or npz with the scans")
-    experiment.add_argument("--labels", type=Path, metavar="FILE", help="CSV with the columns file,label")
+    experiment.add_argument(
+        "--data", type=Path, metavar="PATH", help="folder, zip, tar, DICOMDIR, list of files, or npz with the scans"
+    )
+    experiment.add_argument(
+        "--labels", type=Path, metavar="FILE", help="CSV or Parquet with file (or a UID, or PatientID) and label"
+    )
     experiment.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="override one value; repeatable"
     )

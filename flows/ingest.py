@@ -35,7 +35,7 @@ def ingest_scans(config: ExperimentConfig) -> Path:
     """
     store = Store(config.runs / "artifacts")
     try:
-        with progress_bar("ingest", "files") as progress:
+        with progress_bar("ingest", "reads") as progress:
             return ingest(config.data, store, config.runs / "private", progress).path
     except MedaugError as error:
         raise PrivateError(str(error)) from None

@@ -10,6 +10,8 @@ from prefect import tags
 from flows.configuration import ExperimentConfig
 from flows.experiment import Until, experiment, preflight
 from flows.stale import MASTER, close_dead_flow_runs, process_tag, stop_orphaned_servers
+from flows.tables import ingest_tables
+from pipeline.store import Artifact
 
 
 def run_experiment(config: ExperimentConfig, until: Until) -> dict[str, Any]:
@@ -33,11 +35,13 @@ def run_experiment(config: ExperimentConfig, until: Until) -> dict[str, Any]:
         raise result
     if not isinstance(result, dict):
         raise RuntimeError(f"the flow ended as {state.name}: {state.message}")
-    return {**result, "text": _text(result)}
+    return {**result, "text": _text(result, until)}
 
 
-def _text(summary: dict[str, Any]) -> str:
+def _text(summary: dict[str, Any], until: Until) -> str:
     lines = [f"{summary['status']}: {summary['message']}"]
+    if until == "ingest":
+        lines.append(ingest_tables(Artifact.open(summary["dataset"]).meta))
     lines += [f"  {failure}" for failure in summary["failures"]]
     if summary["new_artifacts"] == 0:
         lines.append("Data and configuration are unchanged: everything was done already.")

@@ -18,7 +18,8 @@ from flows.context import Context
 from flows.progress import progress_bar
 from flows.tracking import tracking_uri
 from medgan.sample import WEIGHTS, resolve, synthesize
-from pipeline.dataset import ScanDataset, decode
+from pipeline.codes import decode
+from pipeline.dataset import ScanDataset
 from pipeline.dicom.write import write_synthetic
 from pipeline.records import MedaugError
 from pipeline.store import Artifact, Draft, Recipe, Store, code_version, file_sha256

@@ -39,5 +39,26 @@ def report_tables(report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) or "no rows"
 
 
+def ingest_tables(meta: Mapping[str, Any]) -> str:
+    """The sum over all files, why some were left out, which header fields go with the label, and the warnings.
+
+    Args:
+        meta: of a dataset artifact's manifest.
+    """
+    found = meta["found"]
+    parts = ("kept", "duplicates", "quarantined", "set_aside", "unlabelled")
+    listing = " + ".join(f"{found[part]} {part.replace('_', ' ')}" for part in parts)
+    texts = [f"{found['files']} files = {listing}; {found['slices']} slices kept"]
+    reasons = meta["quarantine"]["reasons"]
+    if reasons:
+        texts.append("\n".join(f"{one['count']:>7} {one['status']}: {one['reason']}" for one in reasons))
+    flagged = [one for one in meta.get("audit", ()) if one["flagged"]]
+    if flagged:
+        table = pd.DataFrame(flagged)[["field", "auc", "low", "high", "patients"]]
+        texts.append("Header fields that predict the label on their own\n" + _text(table.set_index("field")))
+    texts += [f"! {warning}" for warning in meta["warnings"]]
+    return "\n".join(texts)
+
+
 def _text(table: pd.DataFrame) -> str:
     return str(table.to_string(float_format="{:.3f}".format, na_rep="–"))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from medgan.seeds import seeded
-from pipeline.dataset import CODE_MAX, ScanDataset
+from pipeline.codes import CODE_MAX
+from pipeline.dataset import ScanDataset
 
 
 class ResidentImages:

@@ -20,7 +20,8 @@ from medgan.contract import Generator, NoiseSource, Pyramid, Stage
 from medgan.layers import double
 from medgan.seeds import seeded
 from medgan.styles import StyleGenerator
-from pipeline.dataset import IMAGES, dataset_meta, encode, write_index
+from pipeline.codes import encode
+from pipeline.dataset import IMAGES, dataset_meta, write_index
 from pipeline.device import choose_device, place
 from pipeline.records import SPLITS, ImageSpec, MedaugError, Progress, ValueRange
 

@@ -16,6 +16,9 @@ from pipeline.records import SPLITS
 LISTED = 200
 """Quarantined and set-aside files that the artifact names one by one."""
 
+MANY_LOST = 0.05
+"""Share of unreadable files that is worth a warning."""
+
 FEW = 10
 """Fewer patients of a class in a split than this are worth a warning."""
 
@@ -30,45 +33,58 @@ def count(kept: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, dict[str, d
     return counts
 
 
-def reckon(
+FATES = ("kept", "duplicates", "quarantined", "set aside", "unlabelled")
+CLASH = "identical pixels under another label"
+
+
+def fates(
     found: Collected, slices: pd.DataFrame, stays: NDArray[np.bool_], conflicting: NDArray[np.bool_]
-) -> tuple[dict[str, int], dict[str, Any]]:
-    """What became of every file.
+) -> pd.DataFrame:
+    """What became of every file in the end.
 
     Args:
-        found: what the pass over the source brought.
+        found: what the passes over the source brought.
         slices: its rows, [N].
         stays: which of them are in the dataset, [N].
-        conflicting: which have identical pixels under several labels, [N].
+        conflicting: which are copies of each other under several labels, [N].
+
+    Returns:
+        One row a file: key, file (its name: private), fate (one of :data:`FATES`), reason, label.
+    """
+    frames = pd.DataFrame({"key": slices["file"], "stays": stays, "conflicting": conflicting})
+    of_file = frames.groupby("key", sort=False).agg({"stays": "any", "conflicting": "all"})
+    table = pd.DataFrame(
+        [(row.key, row.name, row.fate, row.reason, row.label) for row in found.files],
+        columns=["key", "file", "fate", "reason", "label"],
+    )
+    images = table["fate"] == "image"
+    kept = table["key"].map(of_file["stays"]).eq(True)
+    clashing = images & ~kept & table["key"].map(of_file["conflicting"]).eq(True)
+    table.loc[images & kept, "fate"] = "kept"
+    table.loc[images & ~kept & ~clashing, "fate"] = "duplicates"
+    table.loc[clashing, ["fate", "reason"]] = "set aside", CLASH
+    return table
+
+
+def reckon(table: pd.DataFrame, slices: int) -> tuple[dict[str, int], dict[str, Any]]:
+    """The sum over all files.
+
+    Args:
+        table: see :func:`fates`.
+        slices: images kept.
 
     Returns:
         The tally, in which ``files`` is the sum of ``kept``, ``duplicates``, ``quarantined``, ``set_aside`` and
         ``unlabelled``, and ``slices`` is the number of images kept; and the table of what was quarantined or set aside:
         ``files`` (the first 200: file key, status, reason) and ``reasons`` (all, with counts).
     """
-    frames = pd.DataFrame({"file": slices["file"], "stays": stays, "conflicting": conflicting})
-    fates = frames.groupby("file", sort=False).agg({"stays": "any", "conflicting": "all"})
-    clashing = list(fates.index[~fates["stays"] & fates["conflicting"]])
-    left_out = [
-        *found.left_out,
-        *({"file": key, "status": "set aside", "reason": "identical pixels under another label"} for key in clashing),
-    ]
-    status = Counter(entry["status"] for entry in left_out)
-    kept = int(fates["stays"].sum())
-    tally = {
-        "files": found.files,
-        "kept": kept,
-        "duplicates": len(fates) - kept - len(clashing),
-        "quarantined": status["quarantined"],
-        "set_aside": status["set aside"],
-        "unlabelled": len(found.unlabelled),
-        "slices": int(stays.sum()),
-    }
-    parts = ("kept", "duplicates", "quarantined", "set_aside", "unlabelled")
-    assert tally["files"] == sum(tally[part] for part in parts), tally
-    reasons = Counter((entry["status"], entry["reason"]) for entry in left_out)
+    number = Counter(table["fate"])
+    tally = {"files": len(table), **{fate.replace(" ", "_"): number[fate] for fate in FATES}, "slices": slices}
+    assert sum(number.values()) == sum(number[fate] for fate in FATES), number
+    out = table[table["fate"].isin(("quarantined", "set aside"))].sort_values("fate", kind="stable")
+    reasons = Counter(zip(out["fate"], out["reason"], strict=True))
     quarantine = {
-        "files": sorted(left_out, key=lambda entry: entry["status"] != "quarantined")[:LISTED],
+        "files": [{"file": row.key, "status": row.fate, "reason": row.reason} for row in out.head(LISTED).itertuples()],
         "reasons": [{"status": what, "reason": why, "count": times} for (what, why), times in reasons.most_common()],
     }
     return tally, quarantine
@@ -81,9 +97,9 @@ def warnings_of(
 
     Args:
         found: what the pass over the source brought.
-        slices: all its rows, with the source's own split ("" where it has none).
+        slices: all its rows, with a given split ("" where there is none).
         kept: those in the dataset.
-        conflicting: which rows have identical pixels under several labels.
+        conflicting: which rows are copies of each other under several labels.
     """
     warnings = []
     unknown = found.patient_from["file"]
@@ -94,18 +110,31 @@ def warnings_of(
         )
     if found.patient_from["study"]:
         warnings.append(f"no PatientID in {found.patient_from['study']} file(s): the study stands for the patient")
-    if found.unlabelled:
-        keys = first_five(found.unlabelled)
-        warnings.append(f"{len(found.unlabelled)} readable file(s) without a label were left out (keys: {keys})")
+    unlabelled = [row.key for row in found.files if row.fate == "unlabelled"]
+    if unlabelled:
+        keys = first_five(unlabelled)
+        warnings.append(f"{len(unlabelled)} readable file(s) without a label were left out (keys: {keys})")
+    lost = sum(row.fate == "quarantined" for row in found.files)
+    if lost > MANY_LOST * len(found.files):
+        warnings.append(f"{lost} of {len(found.files)} files could not be read: see the reasons before anything else")
     if conflicting.any():
-        warnings.append(f"{int(conflicting.sum())} slice(s) with identical pixels but different labels were left out")
+        warnings.append(
+            f"{int(conflicting.sum())} slice(s) that are copies of each other under different labels were left out"
+        )
     joined = slices.groupby("group")["patient"].nunique()
     if (joined > 1).any():
         warnings.append(f"{int(joined[joined > 1].sum())} patients share identical slices and were kept on one side")
-    sides = slices.groupby("hash")["split"].nunique()
+    sides = slices.groupby("copies")["split"].nunique()
     if (sides > 1).any():
         astray = int((sides > 1).sum())
-        warnings.append(f"{astray} image(s) lay on several sides of the source's own split; one side kept each")
+        warnings.append(f"{astray} image(s) lay on several sides of the given split; one side kept each")
+    known = slices[slices["instance"] != ""]
+    contents = known.groupby("instance")["source_hash"].nunique()
+    if (contents > 1).any():
+        warnings.append(
+            f"{int((contents > 1).sum())} SOPInstanceUID(s) stand in several files with different pixels; the first "
+            "file was kept"
+        )
     modalities = sorted(kept["modality"].unique())
     if len(modalities) > 1:
         warnings.append(f"several modalities in one dataset: {', '.join(name or 'unknown' for name in modalities)}")

@@ -11,7 +11,6 @@ Layout of such an artifact::
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,34 +21,18 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from pipeline.codes import decode, image_hash
 from pipeline.records import SPLITS, ImageSpec, MedaugError, ValueRange
 from pipeline.store import Artifact
 
 IMAGES = "images.npy"
 INDEX = "index.npz"
-CODE_MAX = 65535
-
-
-def encode(unit: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
-    """[-1, 1] floats to stored codes; values outside are clipped."""
-    scaled = (np.clip(unit, -1.0, 1.0).astype(np.float64) + 1.0) * (CODE_MAX / 2)
-    return np.rint(scaled).astype(np.uint16)
-
-
-def decode(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Stored codes to [-1, 1] floats."""
-    return (codes.astype(np.float32) * np.float32(2.0 / CODE_MAX)) - np.float32(1.0)
 
 
 def to_physical(unit: NDArray[np.floating[Any]], value_range: ValueRange) -> NDArray[np.float32]:
     """[-1, 1] floats to the source's physical values (HU for CT)."""
     half = (value_range.high - value_range.low) / 2
     return (np.asarray(unit, np.float32) + 1.0) * np.float32(half) + np.float32(value_range.low)
-
-
-def image_hash(codes: NDArray[np.uint16]) -> bytes:
-    """32 hexadecimal digits that identify one prepared image [C, H, W]: equal pixels, equal hash."""
-    return hashlib.sha256(np.ascontiguousarray(codes).tobytes()).hexdigest()[:32].encode()
 
 
 def write_index(

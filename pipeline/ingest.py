@@ -6,6 +6,8 @@ counts once, as kept if one of its frames is; ``slices`` counts frames.
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -14,17 +16,61 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.accounts import count, doubts, reckon, warnings_of
-from pipeline.audit import describe, header_leaks
-from pipeline.collect import Collected, collect
+from pipeline.accounts import count, doubts, fates, reckon, warnings_of
+from pipeline.audit import audit_headers
+from pipeline.audit import describe as describe_audit
+from pipeline.collect import Collected, collect_files, collect_npz, spooled
 from pipeline.dataset import IMAGES, dataset_meta, write_index
-from pipeline.dicom.deidentify import Keys
-from pipeline.labels import LabelConfig, choose_classes, first_five
-from pipeline.preprocess import Fit, Geometry, Preparation, Window
+from pipeline.dicom.deidentify import Keys, open_private
+from pipeline.fields import fields_table
+from pipeline.geometry import Fit, Geometry
+from pipeline.labels import LabelConfig, choose_classes
+from pipeline.matching import Labelling, open_labels
+from pipeline.neighbours import describe as describe_near
+from pipeline.neighbours import near_pairs
+from pipeline.preprocess import Preparation, Window
 from pipeline.records import SPLITS, ImageSpec, MedaugError, Progress, ValueRange
-from pipeline.sources import SourceConfig, open_source
-from pipeline.splits import SplitConfig, assign_splits, class_shares, join_groups, prefer_copy
+from pipeline.scans import Rules
+from pipeline.sources import Source, SourceConfig, open_source
+from pipeline.splits import SplitConfig, class_shares, describe_split, join_groups, prefer_copy, split_by
 from pipeline.store import Artifact, Draft, Recipe, Store, code_version
+from pipeline.workers import Bounds, Workers, default_workers
+
+CODE = (
+    "pipeline.accounts",
+    "pipeline.archives",
+    "pipeline.audit",
+    "pipeline.codes",
+    "pipeline.collect",
+    "pipeline.dataset",
+    "pipeline.dicom",
+    "pipeline.fields",
+    "pipeline.files",
+    "pipeline.geometry",
+    "pipeline.ingest",
+    "pipeline.labels",
+    "pipeline.matching",
+    "pipeline.neighbours",
+    "pipeline.npz",
+    "pipeline.pictures",
+    "pipeline.preprocess",
+    "pipeline.reading",
+    "pipeline.separation",
+    "pipeline.sources",
+    "pipeline.splits",
+    "pipeline.workers",
+)
+"""Modules whose code decides what a dataset artifact holds."""
+
+
+class ReadingConfig(BaseModel):
+    """What reading one file may take, and how many are read at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: int | None = Field(default=None, ge=1, le=64, description="worker processes; empty: one a core, up to 8")
+    seconds: float = Field(default=60.0, gt=0, description="a file that takes longer is quarantined")
+    gibibytes: float = Field(default=4.0, gt=0, description="a file that needs more memory is quarantined")
 
 
 class DataConfig(BaseModel):
@@ -44,7 +90,15 @@ class DataConfig(BaseModel):
     fit: Fit = Field(
         default="pad", description="pad keeps everything, crop cuts the middle out, stretch ignores the aspect"
     )
+    spacing: float | None = Field(
+        default=None, gt=0, le=50, description="resample to this many mm a pixel (the frame is padded or cut); else fit"
+    )
+    crop: Literal["none", "body"] = Field(default="none", description="body: cut to the body first")
     colour: Literal["set_aside", "grey"] = Field(default="set_aside", description="what becomes of colour images")
+    burned_in: Literal["set_aside", "keep"] = Field(
+        default="set_aside", description="DICOM images with burned-in annotation, which may name the patient"
+    )
+    reading: ReadingConfig = ReadingConfig()
     split: SplitConfig = SplitConfig()
 
     @field_validator("window")
@@ -63,7 +117,8 @@ class DataConfig(BaseModel):
     @property
     def preparation(self) -> Preparation:
         """What the readers need to know."""
-        return Preparation(Window.parse(self.window), Geometry(*self.size, self.fit), self.colour)
+        geometry = Geometry(*self.size, self.fit, self.spacing, self.crop == "body")
+        return Preparation(Window.parse(self.window), geometry, self.colour)
 
 
 def ingest(config: DataConfig, store: Store, private: Path, progress: Progress, base: Path | None = None) -> Artifact:
@@ -82,35 +137,56 @@ def ingest(config: DataConfig, store: Store, private: Path, progress: Progress, 
     Raises:
         MedaugError: nothing to read, labels that do not fit, or a split by patient is impossible.
     """
-    source = open_source(config.source, config.labels, store.root, base)
+    source = open_source(config.source, store.root, private, base, progress)
     if source.kind != "dicom" and config.preparation.window.kind == "hu":
         raise MedaugError(f"window {config.window!r}: is in Hounsfield units, which images have not; set window: full")
+    if source.kind != "dicom" and config.spacing is not None:
+        raise MedaugError(f"spacing {config.spacing:g}: in mm, which images do not state; leave it out")
+    labelling = open_labels(config.labels, source, base)
     keys = Keys.load(private)
-    settings = config.model_dump(mode="json", exclude={"name": True, "source": True, "labels": {"file", "by"}})
+    settings = config.model_dump(
+        mode="json",
+        exclude={"name": True, "source": True, "labels": {"file", "by"}, "reading": {"workers"}},
+    )
     recipe = Recipe(
         kind="dataset",
         name=config.name,
-        inputs={"source": source.fingerprint, "labels": source.labels_fingerprint, "key": keys.fingerprint},
-        config={**settings, "kind": source.kind, "labels_by": source.labels_by},
-        code=code_version(
-            *("pipeline.dicom", "pipeline.sources", "pipeline.labels", "pipeline.scans", "pipeline.collect"),
-            *("pipeline.preprocess", "pipeline.splits", "pipeline.audit", "pipeline.accounts"),
-            *("pipeline.ingest", "pipeline.dataset"),
-        ),
+        inputs={"source": source.fingerprint, "labels": labelling.fingerprint, "key": keys.fingerprint},
+        config={**settings, "kind": source.kind, "labels_by": labelling.by},
+        code=code_version(*CODE),
     )
 
     def build(draft: Draft) -> None:
-        frames, table = draft.folder / "frames.u16", private / f"files-{recipe.hash}.csv"
-        labels = config.labels
-        found = collect(source, config.preparation, labels.tag, labels.mapping, keys, frames, table, progress)
-        _assemble(config, found, frames, draft)
-        frames.unlink()
+        spools = draft.folder / "spools"
+        spools.mkdir()
+        found = _collect(config, source, labelling, keys, spools, progress)
+        table = _assemble(config, found, spools, draft)
+        with open_private(private / f"files-{recipe.hash}.csv") as stream:
+            table.to_csv(stream, index=False)
+        shutil.rmtree(spools)
 
     return store.get_or_create(recipe, build)
 
 
-def _assemble(config: DataConfig, found: Collected, frames: Path, draft: Draft) -> None:
-    """Duplicates, splits, and everything into the draft."""
+def _collect(
+    config: DataConfig, source: Source, labelling: Labelling, keys: Keys, spools: Path, progress: Progress
+) -> Collected:
+    kind: Literal["dicom", "images"] = "dicom" if source.kind == "dicom" else "images"
+    rules = Rules(kind, config.preparation, labelling.tag, config.burned_in)
+    if source.kind == "npz":
+        return collect_npz(source, labelling, rules, keys, spools, progress)
+    reading = config.reading
+    bounds = Bounds(reading.seconds, int(reading.gibibytes * 2**30))
+    with Workers(reading.workers or default_workers(), bounds) as pool:
+        return collect_files(source, labelling, rules, keys, pool, spools, progress)
+
+
+def _assemble(config: DataConfig, found: Collected, spools: Path, draft: Draft) -> pd.DataFrame:
+    """Duplicates, splits, and everything into the draft.
+
+    Returns:
+        What became of every file, with its name: private.
+    """
     slices = pd.DataFrame(found.rows)
     if slices["unit"].nunique() > 1 and config.preparation.window.kind == "range":
         raise MedaugError(
@@ -118,27 +194,27 @@ def _assemble(config: DataConfig, found: Collected, frames: Path, draft: Draft) 
         )
     classes = choose_classes(list(slices["label"]), config.labels)
     slices["class"] = slices["label"].map(classes.index)
-    slices["group"] = join_groups(list(slices["patient"]), list(slices["hash"]))
-    official = None if (slices["split"] == "").all() else slices["split"].map(SPLITS.index).to_numpy(np.uint8)
+    identities = [list(slices[name]) for name in ("hash", "source_hash", "instance")]
+    slices["copies"] = join_groups(*identities)
+    slices["group"] = join_groups(list(slices["patient"]), *identities)
+    given = _given_split(config, slices)
 
-    conflicting = slices.groupby("hash")["label"].transform("nunique").to_numpy() > 1
-    stays = prefer_copy(list(slices["hash"]), official) & ~conflicting
+    conflicting = slices.groupby("copies")["label"].transform("nunique").to_numpy() > 1
+    stays = prefer_copy(slices["copies"].to_numpy(), given) & ~conflicting
     kept = slices[stays].copy()
     choose_classes(list(kept["label"]), config.labels.model_copy(update={"classes": classes}))
     labels = kept["class"].to_numpy(np.int64)
-    if official is None:
-        groups = np.unique(kept["group"], return_inverse=True)[1].astype(np.int64)
-        splits = assign_splits(groups, labels, classes, config.split)
-    else:
-        splits = official[stays]
-        _check_official(splits, labels, classes)
+    groups = np.unique(kept["group"], return_inverse=True)[1].astype(np.int64)
+    splits = split_by(config.split, groups, labels, classes, None if given is None else given[stays])
     kept["split"] = [SPLITS[split] for split in splits]
 
-    codes = _copy_frames(config, frames, np.flatnonzero(stays), draft.folder / IMAGES)
+    codes = _copy_frames(config, kept, spools, draft.folder / IMAGES)
     patients = pd.factorize(kept["patient"])[0]
     write_index(draft.folder, codes, labels.tolist(), splits.tolist(), patients.tolist())
-    leaks = header_leaks(kept)
-    tally, quarantine = reckon(found, slices, stays, conflicting)
+    audits = audit_headers(fields_table(np.array(found.fields, object)[stays], kept), labels, patients)
+    near = near_pairs(codes, patients, splits)
+    table = fates(found, slices, stays, conflicting)
+    tally, quarantine = reckon(table, int(stays.sum()))
     counts = count(kept, classes)
     shares = class_shares(labels, splits, classes)
     height, width = config.size
@@ -149,43 +225,51 @@ def _assemble(config: DataConfig, found: Collected, frames: Path, draft: Draft) 
         counts=counts,
         stratification=shares,
         test_hashes=sorted(kept.loc[kept["split"] == "test", "hash"]),
-        warnings=[*warnings_of(found, slices, kept, conflicting), *doubts(counts, shares), *describe(leaks)],
+        warnings=[
+            *warnings_of(found, slices, kept, conflicting),
+            *doubts(counts, shares),
+            *describe_audit(audits),
+            *describe_near(near),
+        ],
         found=tally,
         quarantine=quarantine,
         modality=str(kept["modality"].mode()[0]) or "OT",  # DICOM's word for what it has no word for
-        split=_describe_split(config, official is not None),
+        split=describe_split(config.split, given is not None),
         window=config.window if isinstance(config.window, str) else list(config.window),
-        pixel_spacing=_prepared_spacing(config, kept),
-        header_leaks=leaks,
+        pixel_spacing=_prepared_spacing(kept),
+        audit=[asdict(one) for one in audits],
+        near_duplicates=asdict(near),
     )
-    kept.drop(columns=["class", "group", "highest"]).to_parquet(draft.folder / "slices.parquet", index=False)
+    unwanted = ["class", "group", "copies", "instance", "spool", "position", "highest"]
+    kept.drop(columns=unwanted).to_parquet(draft.folder / "slices.parquet", index=False)
+    return table
 
 
-def _describe_split(config: DataConfig, official: bool) -> str:
-    if official:
-        return "the source's own"
-    shares = " / ".join(f"{share:.0%}" for share in config.split.fractions)
-    return f"by patient, {' / '.join(SPLITS)} {shares}, seed {config.split.seed}"
+def _given_split(config: DataConfig, slices: pd.DataFrame) -> NDArray[np.uint8] | None:
+    """The side of each image where the labels' file or the source gives one, or None.
+
+    Raises:
+        MedaugError: given for some images only, or asked for and not given.
+    """
+    given = slices["split"] != ""
+    if config.split.by != "given" and "npz.u16" not in set(slices["spool"]):
+        return None
+    if not given.all():
+        raise MedaugError(
+            f"split.by given: {int((~given).sum())} of {len(slices)} labelled images have no side; expected a column "
+            "split (train, validation, test) in the labels' file, filled in for each row"
+        )
+    return slices["split"].map(SPLITS.index).to_numpy(np.uint8)
 
 
-def _copy_frames(config: DataConfig, frames: Path, rows: NDArray[np.intp], target: Path) -> NDArray[np.uint16]:
-    """The chosen rows of the flat file as ``images.npy``; mapped, so that memory does not grow with the source."""
+def _copy_frames(config: DataConfig, kept: pd.DataFrame, spools: Path, target: Path) -> NDArray[np.uint16]:
+    """The kept images as ``images.npy``; mapped, so that memory does not grow with the source."""
     shape = (config.channels, *config.size)
-    everything = np.memmap(frames, "<u2", mode="r").reshape(-1, *shape)
-    images = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint16, shape=(len(rows), *shape))
-    for position, row in enumerate(rows):
-        images[position] = everything[row]
+    images = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint16, shape=(len(kept), *shape))
+    for position, codes in enumerate(spooled(zip(kept["spool"], kept["position"], strict=True), spools, shape)):
+        images[position] = codes
     images.flush()
     return images
-
-
-def _check_official(splits: NDArray[np.uint8], labels: NDArray[np.int64], classes: tuple[str, ...]) -> None:
-    for index, split in enumerate(SPLITS):
-        lacking = [name for number, name in enumerate(classes) if not (labels[splits == index] == number).any()]
-        if lacking:
-            raise MedaugError(
-                f"the source's own split has no {first_five(lacking)} in {split}; expected every class there"
-            )
 
 
 def _value_range(config: DataConfig, kept: pd.DataFrame) -> ValueRange:
@@ -197,15 +281,7 @@ def _value_range(config: DataConfig, kept: pd.DataFrame) -> ValueRange:
     return ValueRange(0.0, float(highest[0]) if len(highest) == 1 else 1.0)
 
 
-def _prepared_spacing(config: DataConfig, kept: pd.DataFrame) -> list[float] | None:
+def _prepared_spacing(kept: pd.DataFrame) -> list[float] | None:
     """Median size of a prepared pixel in mm (height, width), where the source states one."""
-    known = kept.dropna(subset=["row_spacing_mm", "column_spacing_mm"])
-    if known.empty:
-        return None
-    geometry = config.preparation.geometry
-    columns = ["source_rows", "source_columns", "row_spacing_mm", "column_spacing_mm"]
-    sizes = [
-        geometry.pixel_size((int(rows), int(cols)), (float(down), float(across)))
-        for rows, cols, down, across in known[columns].itertuples(index=False)
-    ]
-    return [round(float(value), 4) for value in np.median(np.asarray(sizes), axis=0)]
+    sizes = kept[["pixel_height_mm", "pixel_width_mm"]].dropna()
+    return None if sizes.empty else [round(float(value), 4) for value in sizes.median()]

@@ -1,28 +1,25 @@
-"""Where scans and their labels come from: a DICOM folder or zip, an image folder, an npz file, phantoms."""
+"""Where scans come from: folders, archives, lists, discs, npz files, DICOMweb servers, phantoms."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.labels import LabelConfig, match_labels, read_labels
+from pipeline.dicom.web import DicomWebConfig, mirror
+from pipeline.files import GONE, OF_THE_FILE, Entry, entry_of, list_entries
 from pipeline.phantom import write_phantoms
-from pipeline.records import MedaugError
-from pipeline.scans import Entry
-from pipeline.store import canonical_json, code_version, file_sha256
+from pipeline.records import MedaugError, Progress
+from pipeline.store import canonical_json, code_version
 
 Kind = Literal["dicom", "images", "npz"]
 PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
-NOISE = {".ds_store", "thumbs.db", "desktop.ini"}
+LABELS = ("labels.csv", "labels.parquet")
+"""Labels' files that are found by themselves; the first that is there counts."""
 
 
 class PhantomOptions(BaseModel):
@@ -40,8 +37,15 @@ class SourceConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Path | None = Field(default=None, description="folder, zip or npz; not for phantoms")
-    kind: Literal["auto", "dicom", "images", "npz", "phantom"] = "auto"
+    path: Path | None = Field(
+        default=None,
+        description="folder, zip, tar, list of files (.txt), DICOMDIR or npz; not for a server or phantoms",
+    )
+    kind: Literal["auto", "dicom", "dicomdir", "images", "npz", "dicomweb", "phantom"] = Field(
+        default="auto",
+        description="auto looks at the files; dicomdir takes only those that the folder's DICOMDIR lists",
+    )
+    dicomweb: DicomWebConfig | None = Field(default=None, description="a server to mirror, in place of a path")
     phantom: PhantomOptions = PhantomOptions()
 
 
@@ -51,199 +55,108 @@ class Source:
 
     Attributes:
         kind: how to read it.
-        path: folder, zip or npz.
-        entries: its files by name; for an npz none.
-        labels_by: "file", "tag", "folders" or "own" (an npz brings its labels).
-        labels: file name → label as found, for "file" and "folders".
-        fingerprint: changes when any file does.
-        labels_fingerprint: changes when the labels' file does.
+        path: folder, archive, list, DICOMDIR or npz; the mirror of a server.
+        entries: its files, in the order in which they are best read; for an npz none.
+        fingerprint: changes when any file does; a hash, from which no name can be read.
+        labels_file: the labels that came with the source, or None. Such a file is no entry.
     """
 
     kind: Kind
     path: Path
     entries: tuple[Entry, ...]
-    labels_by: Literal["file", "tag", "folders", "own"]
-    labels: dict[str, str]
     fingerprint: str
-    labels_fingerprint: str
+    labels_file: Path | None
 
 
-def open_source(config: SourceConfig, labels: LabelConfig, work: Path, base: Path | None) -> Source:
-    """Lists a source and reads its labels.
+def open_source(config: SourceConfig, work: Path, private: Path, base: Path | None, progress: Progress) -> Source:
+    """Lists a source.
 
     Args:
         config: where the scans are.
-        labels: where their labels are.
         work: phantoms are made in a folder under it.
+        private: a server's files are kept in a folder under it.
         base: relative paths start here; None for the current folder.
+        progress: told how many of a server's files are there.
 
     Raises:
-        MedaugError: there is nothing to read, or the labels do not fit.
+        MedaugError: there is nothing to read, or it cannot be read.
+        OSError: the drive or the machine fails.
     """
-    label_file = labels.file
     if config.kind == "phantom":
-        options = config.phantom
-        made_from = {**options.model_dump(), "code": code_version("pipeline.phantom", "pipeline.dicom.write")}
-        name = hashlib.sha256(canonical_json(made_from).encode()).hexdigest()[:16]
-        folder = write_phantoms(work / f"phantoms-{name}", options.patients, options.size, options.seed)
-        path, kind, label_file = folder / "dicom", "dicom", label_file or folder / "labels.csv"
-    else:
-        if config.path is None:
-            raise MedaugError("source.path: not given; name the folder with the scans (--data DIR)")
-        path, kind = _resolve(config.path, base), config.kind
-    if not path.exists():
-        raise MedaugError(f"data {path}: no such file or folder; give the folder with the scans (--data DIR)")
+        folder = _make_phantoms(config.phantom, work)
+        return _source("dicom", folder / "dicom", list_entries(folder / "dicom"), folder / "labels.csv")
+    if config.kind == "dicomweb" or (config.kind == "auto" and config.dicomweb is not None):
+        return _open_server(config, private, progress)
+    if config.dicomweb is not None:
+        raise MedaugError(
+            f"source.dicomweb: given, but source.kind is {config.kind}; set it to dicomweb, or leave it out"
+        )
+    if config.path is None:
+        raise MedaugError("source.path: not given; name the folder with the scans (--data DIR)")
+    path = config.path.expanduser()
+    path = path if path.is_absolute() or base is None else base / path
+    try:
+        path.stat()
+        return _open_path(path, config.kind)
+    except OSError as error:
+        if error.errno not in OF_THE_FILE:
+            raise
+        if error.errno in GONE:
+            raise MedaugError(
+                f"data {path}: no such file or folder; give the folder with the scans (--data DIR)"
+            ) from None
+        raise MedaugError(f"data {path}: cannot be read ({error.strerror})") from None
+
+
+def _open_path(path: Path, kind: str) -> Source:
     if path.suffix.lower() == ".npz" and kind in ("auto", "npz"):
-        stat = path.stat()
-        if labels.by in ("file", "tag", "folders") or label_file:
-            raise MedaugError(f"data {path}: an npz brings its own labels; leave labels.by and labels.file out")
-        own = _fingerprint([Entry(path.name, path, None, stat.st_size, stat.st_mtime_ns)])
-        return Source("npz", path, (), "own", {}, own, "")
+        return Source("npz", path, (), _fingerprint([entry_of(path.name, path)]), None)
     if kind == "npz":
         raise MedaugError(f"data {path}: expected a file that ends in .npz")
-    if label_file is None and labels.by in ("auto", "file") and path.is_dir() and (path / "labels.csv").is_file():
-        label_file = path / "labels.csv"
-    label_file = None if label_file is None else _resolve(label_file, base)
-    entries = [entry for entry in list_entries(path) if entry.member is not None or not _same(entry.path, label_file)]
-    if not entries:
-        raise MedaugError(f"data {path}: holds no file; expected DICOM files or images")
+    if kind == "dicomdir":
+        from pipeline.dicom.directory import find_directory, list_directory
+
+        file = find_directory(path) if path.is_dir() else path
+        if file is None:
+            raise MedaugError(f"data {path}: holds no DICOMDIR; give its folder, or set source.kind: dicom")
+        return _source("dicom", file, list_directory(file), None)
+    there = [path / name for name in LABELS if path.is_dir() and (path / name).is_file()]
+    labels = there[0] if there else None
+    entries = [entry for entry in list_entries(path) if entry.path != labels]
     if kind == "auto":
         pictures = sum(Path(entry.name).suffix.lower() in PICTURES for entry in entries)
         kind = "images" if 2 * pictures > len(entries) else "dicom"
-    by = labels.by if labels.by != "auto" else "file" if label_file else "tag" if labels.tag else "folders"
-    found: dict[str, str] = {}
-    labels_fingerprint = ""
-    if by == "file":
-        if label_file is None:
-            raise MedaugError("labels.file: not given; name the CSV with the columns file and label (--labels FILE)")
-        found = match_labels(read_labels(label_file), [entry.name for entry in entries], label_file)
-        labels_fingerprint = file_sha256(label_file)
-    elif by == "folders":
-        found = {entry.name: entry.name.split("/")[0] for entry in entries if "/" in entry.name}
-        if not found:
-            raise MedaugError(f"data {path}: no labels; expected a folder for each class, or a CSV (--labels FILE)")
-    elif not labels.tag or kind != "dicom":
-        raise MedaugError("labels.tag: expected the keyword of a DICOM attribute, and DICOM files to read it from")
-    return Source(
-        "images" if kind == "images" else "dicom",
-        path,
-        tuple(entries),
-        by,
-        found,
-        _fingerprint(entries),
-        labels_fingerprint,
-    )
+    return _source("images" if kind == "images" else "dicom", path, entries, labels)
 
 
-def list_entries(path: Path) -> list[Entry]:
-    """All files of a folder tree or zip, by name; the file system's own litter (.DS_Store and the like) left out.
-
-    Raises:
-        MedaugError: an ordinary file that is no zip, a damaged zip, or a folder that cannot be read.
-    """
-    entries: list[Entry] = []
-    try:
-        if path.is_dir():
-            entries = [_entry(path, file) for file in _walk(path)]
-        else:
-            with zipfile.ZipFile(path) as archive:
-                for item in archive.infolist():
-                    if not item.is_dir():
-                        entries.append(Entry(item.filename, path, item.filename, item.file_size, item.CRC))
-    except zipfile.BadZipFile:
-        raise MedaugError(f"data {path}: not a readable zip; expected a folder, a zip or an npz") from None
-    except OSError as error:
-        raise MedaugError(f"data {path}: cannot be read ({error.strerror})") from None
-    return sorted((entry for entry in entries if not _litter(entry.name)), key=lambda entry: entry.name)
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below a folder; linked folders are followed once. An unreadable folder is an error, not empty."""
-    seen = set()
-    for folder, below, files in os.walk(root, followlinks=True, onerror=_raise):
-        real = os.path.realpath(folder)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        yield from (Path(folder) / file for file in files)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _entry(root: Path, file: Path) -> Entry:
-    try:
-        stat = file.stat()
-        size, modified = stat.st_size, stat.st_mtime_ns
-    except OSError:  # a broken link: the reader will say so
-        size = modified = 0
-    return Entry(file.relative_to(root).as_posix(), file, None, size, modified)
-
-
-@dataclass(frozen=True)
-class NpzImages:
-    """A MedMNIST file (train_images, train_labels, val_..., test_...), opened.
-
-    Attributes:
-        images: uint8 [n, H, W] or [n, H, W, 3] of each split in the order of :data:`pipeline.records.SPLITS`.
-        labels: int64 [n] of each split.
-    """
-
-    images: tuple[NDArray[np.integer], ...]
-    labels: tuple[NDArray[np.int64], ...]
-
-
-def open_npz(path: Path) -> NpzImages:
-    """Reads a MedMNIST npz; labels may have shape (N,) or (N, 1).
-
-    Raises:
-        MedaugError: damaged, an array is missing, or shapes that do not fit.
-    """
-    images, labels = [], []
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for part in ("train", "val", "test"):
-                picture, label = arrays[f"{part}_images"], arrays[f"{part}_labels"]
-                flat = label.reshape(len(label), -1)
-                if flat.shape[1] != 1 or not np.issubdtype(label.dtype, np.integer):
-                    raise MedaugError(
-                        f"data {path}: {part}_labels has shape {label.shape}, expected one integer an image"
-                    )
-                grey = picture.ndim == 3 or (picture.ndim == 4 and picture.shape[3] == 3)
-                if not grey or len(picture) != len(label) or picture.dtype not in (np.uint8, np.uint16):
-                    raise MedaugError(
-                        f"data {path}: {part}_images is {picture.dtype} {picture.shape}, "
-                        "expected uint8 or uint16 [N, H, W] or [N, H, W, 3] with as many labels"
-                    )
-                images.append(picture)
-                labels.append(flat[:, 0].astype(np.int64))
-    except KeyError as error:
+def _open_server(config: SourceConfig, private: Path, progress: Progress) -> Source:
+    if config.dicomweb is None:
+        raise MedaugError("source.dicomweb: not given; name the server (source.dicomweb.url)")
+    if config.path is not None:
+        raise MedaugError(f"source: path {config.path} and dicomweb are both given; keep one of them")
+    folder, entries = mirror(config.dicomweb, private, progress)
+    if not entries:
         raise MedaugError(
-            f"data {path}: {str(error.args[0])[:60]}; expected MedMNIST's arrays (train_images, ...)"
-        ) from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, MedaugError):
-            raise
-        raise MedaugError(f"data {path}: not a readable npz") from None
-    return NpzImages(tuple(images), tuple(labels))
+            f"dicomweb {config.dicomweb.url}: lists no instance; check source.dicomweb: filters, study, series"
+        )
+    return _source("dicom", folder, entries, None)
 
 
-def _resolve(path: Path, base: Path | None) -> Path:
-    path = path.expanduser()
-    return path if path.is_absolute() or base is None else base / path
+def _make_phantoms(options: PhantomOptions, work: Path) -> Path:
+    made_from = {**options.model_dump(), "code": code_version("pipeline.phantom", "pipeline.dicom.write")}
+    name = hashlib.sha256(canonical_json(made_from).encode()).hexdigest()[:16]
+    return write_phantoms(work / f"phantoms-{name}", options.patients, options.size, options.seed)
 
 
-def _same(path: Path, other: Path | None) -> bool:
-    return other is not None and path.name == other.name and path.resolve() == other.resolve()
-
-
-def _litter(name: str) -> bool:
-    last = name.rsplit("/", 1)[-1].lower()
-    return last in NOISE or last.startswith("._") or name.startswith("__MACOSX/")
+def _source(kind: Kind, path: Path, entries: list[Entry], labels: Path | None) -> Source:
+    if not entries:
+        raise MedaugError(f"data {path}: holds no file; expected DICOM files or images")
+    return Source(kind, path, tuple(entries), _fingerprint(entries), labels)
 
 
 def _fingerprint(entries: Iterable[Entry]) -> str:
-    lines = "\n".join(f"{entry.name}\0{entry.size}\0{entry.modified}" for entry in entries)
-    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    # repr() and not the texts themselves: a name may hold any character that could stand between two of them.
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(repr((entry.name, entry.size, entry.modified, entry.offset, entry.refusal)).encode())
+    return digest.hexdigest()[:32]

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
 
 from pipeline.records import SPLITS, MedaugError
 
 
 class SplitConfig(BaseModel):
-    """Shares of the patients, and the seed of their assignment."""
+    """Which patients are trained on, which choose, and which are tested."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    by: Literal["shares", "folds", "given"] = Field(
+        default="shares",
+        description="shares of the patients; folds: one of k, for cross-validation; given: the labels' column split",
+    )
     train: float = Field(default=0.6, gt=0, lt=1, description="share of the slices, by patient")
     validation: float = Field(default=0.15, gt=0, lt=1, description="share of the slices, by patient")
     test: float = Field(default=0.25, gt=0, lt=1, description="share of the slices, by patient; sealed")
+    folds: int | None = Field(default=None, ge=3, le=20, description="for by: folds, how many")
+    fold: int = Field(default=0, ge=0, description="for by: folds, which one is tested; the next one validates")
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _whole(self) -> SplitConfig:
         if not math.isclose(sum(self.fractions), 1.0, abs_tol=1e-6):
             raise ValueError(f"train, validation and test add up to {sum(self.fractions):g}, expected 1")
+        if (self.by == "folds") != (self.folds is not None):
+            raise ValueError("by: folds and folds: K go together; give both or neither")
+        if self.fold >= (self.folds or 1):
+            raise ValueError(f"fold {self.fold} of {self.folds or 1}; expected 0 to {(self.folds or 1) - 1}")
         return self
 
     @property
@@ -36,28 +48,120 @@ class SplitConfig(BaseModel):
         return self.train, self.validation, self.test
 
 
-def join_groups(patients: Sequence[str], hashes: Sequence[bytes]) -> NDArray[np.int64]:
-    """Patients that share an identical image become one group (connected components).
+def join_groups(*identities: Sequence[Any]) -> NDArray[np.int64]:
+    """Images that share any identity become one group (connected components).
 
     Args:
-        patients: identity of each image's patient, [N].
-        hashes: :func:`pipeline.dataset.image_hash` of each image, [N].
+        identities: columns of [N] texts, such as the patient, the pixels' hash, the SOPInstanceUID; "" joins nothing.
 
     Returns:
         Group number of each image, int64 [N], numbered by first appearance.
     """
-    if not patients:
-        return np.zeros(0, np.int64)
-    _, patient = np.unique(np.asarray(patients), return_inverse=True)
-    _, image = np.unique(np.asarray(hashes), return_inverse=True)
-    offset = int(patient.max()) + 1
-    nodes = offset + int(image.max()) + 1
-    edges = coo_array((np.ones(len(patient), np.int8), (patient, offset + image)), shape=(nodes, nodes))
-    _, component = connected_components(edges, directed=False)
-    _, first, group = np.unique(component[patient], return_index=True, return_inverse=True)
+    count = len(identities[0])
+    images, nodes, total = [], [], count
+    for column in identities:
+        known = np.flatnonzero([value not in ("", b"") for value in column])
+        values, node = np.unique(np.asarray(column, object)[known], return_inverse=True)
+        images.append(known)
+        nodes.append(total + node)
+        total += len(values)
+    ends = np.concatenate(images), np.concatenate(nodes)
+    edges = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(total, total))
+    component = connected_components(edges, directed=False)[1][:count]
+    _, first, group = np.unique(component, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return np.asarray(rank[group], np.int64)
+
+
+def split_by(
+    config: SplitConfig,
+    groups: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    given: NDArray[np.uint8] | None,
+) -> NDArray[np.uint8]:
+    """The side of each image.
+
+    Args:
+        config: how to split.
+        groups: group number of each image, [N], from 0 on without gaps; a group stays whole.
+        labels: class index of each image, [N].
+        classes: class names.
+        given: the side that the source or a column gives each image, or None.
+
+    Returns:
+        Index into :data:`pipeline.records.SPLITS` of each image, uint8 [N].
+
+    Raises:
+        MedaugError: no such split is possible, or the given one puts a patient on several sides.
+    """
+    if given is not None:
+        check_given(given, groups, labels, classes)
+        return given
+    if config.folds is not None:
+        return assign_folds(groups, labels, classes, config)
+    return assign_splits(groups, labels, classes, config)
+
+
+def check_given(
+    splits: NDArray[np.uint8], groups: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[str]
+) -> None:
+    """A split that somebody else made keeps patients whole and has every class on every side.
+
+    Raises:
+        MedaugError: it does not.
+    """
+    sides = np.zeros((int(groups.max()) + 1, len(SPLITS)), bool)
+    sides[groups, splits] = True
+    torn = int((sides.sum(axis=1) > 1).sum())
+    if torn:
+        raise MedaugError(
+            f"split: the given one puts {torn} patient(s) on several sides (identical slices join patients); "
+            "expected each on one; correct it, or set split.by: shares"
+        )
+    for index, split in enumerate(SPLITS):
+        lacking = [name for number, name in enumerate(classes) if not (labels[splits == index] == number).any()]
+        if lacking:
+            raise MedaugError(f"split: the given one has no {lacking[0]} in {split}; expected every class there")
+
+
+def assign_folds(
+    groups: NDArray[np.int64], labels: NDArray[np.int64], classes: Sequence[str], config: SplitConfig
+) -> NDArray[np.uint8]:
+    """One of k folds is tested, the next one validates, the others are trained on; stratified, groups whole.
+
+    Raises:
+        MedaugError: a class has fewer patients than folds, or a side lacks a class.
+    """
+    assert config.folds is not None
+    for index, name in enumerate(classes):
+        have = len(np.unique(groups[labels == index]))
+        if have < config.folds:
+            raise MedaugError(
+                f"class {name!r}: {have} patient(s), expected at least {config.folds}, one a fold; take fewer folds"
+            )
+    cut = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed)
+    fold = np.empty(len(labels), np.int64)
+    for number, (_, chosen) in enumerate(cut.split(labels, labels, groups)):
+        fold[chosen] = number
+    splits = np.zeros(len(labels), np.uint8)
+    splits[fold == config.fold] = SPLITS.index("test")
+    splits[fold == (config.fold + 1) % config.folds] = SPLITS.index("validation")
+    for index, split in enumerate(SPLITS):
+        if len(np.unique(labels[splits == index])) < len(classes):
+            raise MedaugError(f"split: fold {config.fold} leaves {split} without a class; change split.seed or folds")
+    return splits
+
+
+def describe_split(config: SplitConfig, given: bool) -> str:
+    """The split in words, for reports."""
+    if given:
+        return "given by the labels' file" if config.by == "given" else "the source's own"
+    if config.folds is not None:
+        return f"by patient, fold {config.fold} of {config.folds} tested, the next one validates, seed {config.seed}"
+    shares = " / ".join(f"{share:.0%}" for share in config.fractions)
+    return f"by patient, {' / '.join(SPLITS)} {shares}, seed {config.seed}"
 
 
 def assign_splits(
@@ -164,18 +268,18 @@ def class_shares(
     }
 
 
-def prefer_copy(hashes: Sequence[bytes], splits: NDArray[np.uint8] | None) -> NDArray[np.bool_]:
-    """Which image of each set of identical ones stays: the first, in an official split the test set's.
+def prefer_copy(copies: NDArray[np.int64], splits: NDArray[np.uint8] | None) -> NDArray[np.bool_]:
+    """Which image of each set of copies stays: the first, in a given split the test set's.
 
     Args:
-        hashes: of each image, [N].
-        splits: the source's own split of each image, or None.
+        copies: number of the set that each image is in, [N]; see :func:`join_groups`.
+        splits: the given side of each image, or None.
 
     Returns:
         bool [N]: true for images that stay.
     """
-    order = np.arange(len(hashes)) if splits is None else np.argsort(-splits.astype(np.int64), kind="stable")
-    _, first = np.unique(np.asarray(hashes)[order], return_index=True)
-    stays = np.zeros(len(hashes), bool)
+    order = np.arange(len(copies)) if splits is None else np.argsort(-splits.astype(np.int64), kind="stable")
+    _, first = np.unique(copies[order], return_index=True)
+    stays = np.zeros(len(copies), bool)
     stays[order[first]] = True
     return stays

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from flows.environment import prepare
-from pipeline.dataset import dataset_meta, encode, write_index
+from pipeline.codes import encode
+from pipeline.dataset import dataset_meta, write_index
 from pipeline.records import ImageSpec, ValueRange
 from pipeline.store import Artifact, Draft, Recipe, Store
 

@@ -62,9 +62,26 @@ class Keys:
             role: "patient", "study" or "file": equal texts in different roles get different hashes.
             identity: the text to hide.
         """
-        return hmac.new(
-            self.secret, f"{role}\0{identity}".encode("utf-8", "surrogateescape"), hashlib.sha256
-        ).hexdigest()[:20]
+        return self._digest(role, identity).hex()[:20]
+
+    def uid(self, identity: str) -> str:
+        """The UID that stands for another, the same in every file and every run.
+
+        Args:
+            identity: the UID to hide.
+
+        Returns:
+            "2.25." and a UUID as a decimal number (PS3.5 B.2); its version is 8, which leaves the other bits to the
+            maker (RFC 9562 5.8).
+        """
+        digest = bytearray(self._digest("uid", identity)[:16])
+        digest[6] = 0x80 | digest[6] & 0x0F
+        digest[8] = 0x80 | digest[8] & 0x3F
+        return f"2.25.{int.from_bytes(digest, 'big')}"
+
+    def _digest(self, role: str, identity: str) -> bytes:
+        text = f"{role}\0{identity}".encode("utf-8", "surrogateescape")
+        return hmac.new(self.secret, text, hashlib.sha256).digest()
 
 
 def _create(file: Path) -> None:

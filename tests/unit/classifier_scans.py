@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 
 from classifiers import ClassifierConfig
-from pipeline.dataset import dataset_meta, encode, image_hash, write_index
+from pipeline.codes import encode, image_hash
+from pipeline.dataset import dataset_meta, write_index
 from pipeline.records import ImageSpec, ValueRange
 from pipeline.store import Recipe, Store
 

@@ -10,7 +10,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from pipeline.preprocess import Geometry, Preparation, Window
+from pipeline.geometry import Geometry
+from pipeline.preprocess import Preparation, Window
 
 
 def make(pixels: np.ndarray, bits: int = 16, **attributes: Any) -> Dataset:

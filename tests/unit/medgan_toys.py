@@ -7,8 +7,9 @@ import torch
 
 from medgan import GanConfig, registry
 from medgan.seeds import seeded
+from pipeline.codes import encode
 from pipeline.config import expand_preset, merge, preset_names
-from pipeline.dataset import ScanDataset, dataset_meta, encode, write_index
+from pipeline.dataset import ScanDataset, dataset_meta, write_index
 from pipeline.records import ImageSpec, ValueRange
 from pipeline.store import Recipe, Store
 

@@ -10,7 +10,8 @@ import torch
 from classifiers import ClassifierConfig, build_arm, features, load_classifier, predict, train_classifier
 from classifiers.evaluate import macro_auroc, youden_point
 from classifiers.train import sampling_order
-from pipeline.dataset import ScanDataset, encode, image_hash
+from pipeline.codes import encode, image_hash
+from pipeline.dataset import ScanDataset
 from pipeline.records import MedaugError, ValueRange
 from tests.unit.classifier_scans import QUICK, artifact, real_artifact
 

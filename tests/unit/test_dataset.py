@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline import ScanDataset
-from pipeline.dataset import decode, encode, refuse_test_images, to_physical
+from pipeline.codes import decode, encode
+from pipeline.dataset import refuse_test_images, to_physical
 from pipeline.records import MedaugError, ValueRange
 from tests.conftest import MakeDataset
 

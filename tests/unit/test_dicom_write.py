@@ -8,8 +8,9 @@ from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 
 from pipeline.dicom.read import read_dicom
 from pipeline.dicom.write import TRANSFER_SYNTAXES, CtHeader, write_ct, write_synthetic
+from pipeline.files import SetAside
 from pipeline.records import ValueRange
-from tests.unit.dicom_files import as_is
+from tests.unit.dicom_files import as_is, to_bytes
 
 RANGE = ValueRange(-1000.0, 600.0, "HU")
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (6, 16, 16)).astype(np.float32)
@@ -66,10 +67,12 @@ def test_ct_image_storage_where_unit_and_spacing_are_known_else_secondary_captur
     assert ("ConversionType" in ds) == (sop_class == SecondaryCaptureImageStorage)  # SC Equipment Module
 
 
-def test_the_own_reader_takes_the_files_back(tmp_path):
-    write(tmp_path / "out")
-    file = sorted((tmp_path / "out").glob("*.dcm"))[0]
-    np.testing.assert_allclose(read_dicom(file.read_bytes(), as_is("chest_wide")).images[0], IMAGES[0], atol=3e-5)
+def test_the_own_reader_takes_no_synthetic_file_for_a_scan_and_gets_its_values_otherwise(tmp_path):
+    ds, _ = write(tmp_path / "out")[0]
+    with pytest.raises(SetAside, match="a synthetic image"):
+        read_dicom(to_bytes(ds), as_is("chest_wide"))
+    del ds.SyntheticData
+    np.testing.assert_allclose(read_dicom(to_bytes(ds), as_is("chest_wide")).images[0], IMAGES[0], atol=3e-5)
 
 
 def test_equal_arguments_give_equal_files_and_other_seeds_other_uids(tmp_path):

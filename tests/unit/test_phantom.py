@@ -6,8 +6,9 @@ import pytest
 from pydicom import dcmread
 
 from pipeline.dicom.read import read_dicom
+from pipeline.geometry import Geometry
 from pipeline.phantom import CLASSES, VENDORS, draw_patient, write_phantoms
-from pipeline.preprocess import Geometry, Preparation, Window
+from pipeline.preprocess import Preparation, Window
 from pipeline.records import MedaugError
 
 

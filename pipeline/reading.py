@@ -1,0 +1,121 @@
+"""What worker processes do with one file: look at its header, prepare its images; what is wrong becomes its fate."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from pipeline.codes import encode, image_hash
+from pipeline.files import Entry, SetAside, Unreadable
+from pipeline.preprocess import Shown, finish
+from pipeline.scans import Found, Frame, Prepared, Rules
+
+
+def look(entry: Entry, rules: Rules) -> Found:
+    """The header pass over one file.
+
+    Args:
+        entry: the file.
+        rules: what is asked for.
+
+    Raises:
+        OSError: the disk or the network fails, as against one file.
+    """
+    try:
+        with entry.open() as stream:
+            if rules.kind == "dicom":
+                from pipeline.dicom.read import look_at_dicom
+
+                return look_at_dicom(stream, rules)
+            from pipeline.pictures import look_at_picture
+
+            return look_at_picture(stream)
+    except SetAside as reason:
+        return Found("set aside", str(reason))
+    except BaseException as error:
+        return Found("quarantined", _reason(error))
+
+
+def prepare(task: tuple[Entry, Found], rules: Rules, spools: Path) -> Prepared:
+    """The pixel pass over one file; its images go to this process's spool file, so that no memory grows with them.
+
+    Args:
+        task: the file, and what the header pass brought.
+        rules: as in the header pass.
+        spools: folder of the spool files.
+
+    Raises:
+        OSError: the disk or the network fails, as against one file.
+    """
+    entry, found = task
+    geometry = rules.preparation.geometry
+    notes = set(found.notes)
+    frames: list[Frame] = []
+    images = _images(entry, found, rules, notes)
+    spool = spools / _spool_name(os.getpid())
+    with spool.open("ab") as pixels:
+        position = pixels.tell() // (2 * geometry.height * geometry.width)
+        while True:
+            try:
+                shown = next(images, None)
+                if shown is None:
+                    return Prepared("image", "", tuple(frames), spool.name, position, frozenset(notes))
+                source = source_hash(shown)
+                image, pixel = finish(shown, geometry)
+            except SetAside as reason:
+                return Prepared("set aside", str(reason))
+            except BaseException as error:
+                return Prepared("quarantined", _reason(error))
+            codes = encode(image[None])
+            pixels.write(codes.astype("<u2", copy=False).tobytes())
+            frames.append(Frame(image_hash(codes).decode(), source, pixel))
+
+
+@cache
+def _spool_name(process: int) -> str:
+    """One for each process; a process number may come again after a crash, the rest of the name does not."""
+    return f"{process}-{secrets.token_hex(4)}.u16"
+
+
+def source_hash(shown: Shown) -> str:
+    """Identifies an image by its physical values: equal values, equal hash, in whatever encoding.
+
+    XXH3 (128 bits) runs at the memory's speed, where a cryptographic hash would take longer than all the rest of the
+    reading; the seal of the test set, which must hold against more than chance, is SHA-256 over the prepared image.
+    """
+    digest = xxhash.xxh3_128(np.ascontiguousarray(shown.values).data)
+    digest.update(str(shown.values.shape).encode())
+    return digest.hexdigest()
+
+
+def _images(entry: Entry, found: Found, rules: Rules, notes: set[str]) -> Iterator[Shown]:
+    data = entry.read()
+    if rules.kind == "dicom":
+        from pipeline.dicom.read import dicom_frames
+
+        yield from dicom_frames(data, found, rules, notes)
+    else:
+        from pipeline.pictures import picture_frame
+
+        yield picture_frame(data, rules.preparation)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a file is quarantined; without patient data, which the text of a foreign error may quote.
+
+    The widest net is right around one file: decoders raise whatever they like (one of them a BaseException of its own),
+    and no file may end an ingest. What concerns more than one file is raised again.
+    """
+    if isinstance(error, KeyboardInterrupt | SystemExit) or (isinstance(error, OSError) and error.errno is not None):
+        raise error  # a broken picture is an OSError without a number
+    if isinstance(error, Unreadable):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "needs more memory than a file is given"
+    return f"not readable ({type(error).__name__})"
