@@ -116,13 +116,11 @@ def audit_headers(
     for name, (varies, tests) in splits.items():
         base = FieldAudit(name, patients=looked_at, filled=round(filled[name], 4))
         measured = {by: (found[key.tobytes()], corrected[key.tobytes()], key) for by, key in tests.items()}
-        audits.append(_judge(base, varies, measured, len(found)))
+        audits.append(_judge(base, varies, measured))
     return audits
 
 
-def _judge(
-    base: FieldAudit, varies: bool, measured: Mapping[str, tuple[Separation, float, Levels]], questions: int
-) -> FieldAudit:
+def _judge(base: FieldAudit, varies: bool, measured: Mapping[str, tuple[Separation, float, Levels]]) -> FieldAudit:
     """The verdict on one field from its one or two tests."""
     about: dict[str, Any] = {**vars(base)}
     if not measured:
@@ -144,8 +142,7 @@ def _judge(
         about |= {"flagged": True, "verdict": "leak"}
     elif max(best.low, best.slice_low) > 0.5:
         where = "" if best.low > 0.5 else " over slices"
-        note = f"an interval{where} excludes 0.5, but of {questions} tests some do by chance"
-        about |= {"verdict": "suspect", "note": note}
+        about |= {"verdict": "suspect", "note": f"its interval{where} excludes 0.5, its corrected p not chance"}
     elif best.high >= RELEVANT:
         about |= {"verdict": "cannot tell", "note": f"cannot tell at this n: the interval reaches {best.high:.2f}"}
     else:
@@ -169,8 +166,8 @@ def describe(audits: Sequence[FieldAudit]) -> list[str]:
         more = f" and {len(suspects) - LISTED} more" if len(suspects) > LISTED else ""
         tested = sum(one.auc is not None for one in audits)
         lines.append(
-            f"{len(suspects)} of {tested} header fields may predict the label, told from chance only before correction "
-            f"(by chance about one field in ten is): {listing}{more}"
+            f"{len(suspects)} of {tested} header fields may predict the label: an interval excludes chance before "
+            f"correction, as it does for about one field in ten by chance alone: {listing}{more}"
         )
     return lines
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
@@ -58,29 +59,31 @@ def prepare(task: tuple[Entry, Found], rules: Rules, spools: Path) -> Prepared:
     notes = set(found.notes)
     frames: list[Frame] = []
     images = _images(entry, found, rules, notes)
-    spool = spools / _spool_name(os.getpid())
-    with spool.open("ab") as pixels:
-        position = pixels.tell() // (2 * geometry.height * geometry.width)
-        while True:
-            try:
-                shown = next(images, None)
-                if shown is None:
-                    return Prepared("image", "", tuple(frames), spool.name, position, frozenset(notes))
-                source = source_hash(shown)
-                image, pixel = finish(shown, geometry)
-            except SetAside as reason:
-                return Prepared("set aside", str(reason))
-            except BaseException as error:
-                return Prepared("quarantined", _reason(error))
-            codes = encode(image[None])
-            pixels.write(codes.astype("<u2", copy=False).tobytes())
-            frames.append(Frame(image_hash(codes).decode(), source, pixel))
+    name, pixels = _spool(spools, os.getpid())
+    position = pixels.tell() // (2 * geometry.height * geometry.width)
+    while True:
+        try:
+            shown = next(images, None)
+            if shown is None:
+                break
+            source = source_hash(shown)
+            image, pixel = finish(shown, geometry)
+        except SetAside as reason:
+            return Prepared("set aside", str(reason))
+        except BaseException as error:
+            return Prepared("quarantined", _reason(error))
+        codes = encode(image[None])
+        pixels.write(codes.astype("<u2", copy=False).tobytes())
+        frames.append(Frame(image_hash(codes).decode(), source, pixel))
+    pixels.flush()  # what a task has reported is on disk, whatever becomes of this process
+    return Prepared("image", "", tuple(frames), name, position, frozenset(notes))
 
 
-@cache
-def _spool_name(process: int) -> str:
-    """One for each process; a process number may come again after a crash, the rest of the name does not."""
-    return f"{process}-{secrets.token_hex(4)}.u16"
+@lru_cache(maxsize=1)
+def _spool(folder: Path, process: int) -> tuple[str, BinaryIO]:
+    """This process's spool file; a process number may come again after a crash, the rest of the name does not."""
+    file = folder / f"{process}-{secrets.token_hex(4)}.u16"
+    return file.name, file.open("ab")
 
 
 def source_hash(shown: Shown) -> str:

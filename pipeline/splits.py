@@ -23,23 +23,26 @@ class SplitConfig(BaseModel):
 
     by: Literal["shares", "folds", "given"] = Field(
         default="shares",
-        description="shares of the patients; folds: one of k, for cross-validation; given: the labels' column split",
+        description="shares: of the patients, or the source's own sides where it has them; folds: one of k, for "
+        "cross-validation; given: the column split of the labels' file",
     )
     train: float = Field(default=0.6, gt=0, lt=1, description="share of the slices, by patient")
     validation: float = Field(default=0.15, gt=0, lt=1, description="share of the slices, by patient")
     test: float = Field(default=0.25, gt=0, lt=1, description="share of the slices, by patient; sealed")
-    folds: int | None = Field(default=None, ge=3, le=20, description="for by: folds, how many")
-    fold: int = Field(default=0, ge=0, description="for by: folds, which one is tested; the next one validates")
+    folds: int | None = Field(default=None, ge=3, le=20, description="with by: folds, how many; 3 to 20")
+    fold: int = Field(default=0, ge=0, description="with by: folds, which one is tested, from 0 on; the next validates")
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _whole(self) -> SplitConfig:
         if not math.isclose(sum(self.fractions), 1.0, abs_tol=1e-6):
             raise ValueError(f"train, validation and test add up to {sum(self.fractions):g}, expected 1")
-        if (self.by == "folds") != (self.folds is not None):
-            raise ValueError("by: folds and folds: K go together; give both or neither")
-        if self.fold >= (self.folds or 1):
-            raise ValueError(f"fold {self.fold} of {self.folds or 1}; expected 0 to {(self.folds or 1) - 1}")
+        if self.by == "folds" and self.folds is None:
+            raise ValueError("by: folds needs their number; set folds, 3 to 20")
+        if self.by != "folds" and (self.folds is not None or self.fold):
+            raise ValueError(f"folds and fold are for by: folds, which is {self.by}; set by: folds or leave them out")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold}: expected 0 to {self.folds - 1}, one of {self.folds}")
         return self
 
     @property
@@ -60,6 +63,7 @@ def join_groups(*identities: Sequence[Any]) -> NDArray[np.int64]:
     count = len(identities[0])
     images, nodes, total = [], [], count
     for column in identities:
+        assert len(column) == count, "one identity an image"
         known = np.flatnonzero([value not in ("", b"") for value in column])
         values, node = np.unique(np.asarray(column, object)[known], return_inverse=True)
         images.append(known)
@@ -67,7 +71,7 @@ def join_groups(*identities: Sequence[Any]) -> NDArray[np.int64]:
         total += len(values)
     ends = np.concatenate(images), np.concatenate(nodes)
     edges = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(total, total))
-    component = connected_components(edges, directed=False)[1][:count]
+    component = connected_components(edges, directed=False)[1][:count] if total else np.zeros(0, np.int64)
     _, first, group = np.unique(component, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
@@ -88,7 +92,7 @@ def split_by(
         groups: group number of each image, [N], from 0 on without gaps; a group stays whole.
         labels: class index of each image, [N].
         classes: class names.
-        given: the side that the source or a column gives each image, or None.
+        given: the side that the source or a column gives each image, or None; folds are drawn in spite of it.
 
     Returns:
         Index into :data:`pipeline.records.SPLITS` of each image, uint8 [N].
@@ -96,11 +100,16 @@ def split_by(
     Raises:
         MedaugError: no such split is possible, or the given one puts a patient on several sides.
     """
+    if config.folds is not None:
+        return assign_folds(groups, labels, classes, config)
     if given is not None:
         check_given(given, groups, labels, classes)
         return given
-    if config.folds is not None:
-        return assign_folds(groups, labels, classes, config)
+    if config.by == "given":
+        raise MedaugError(
+            "split.by: given, but neither the source nor the labels' file gives sides; add a column split "
+            f"({', '.join(SPLITS)}), or set split.by: shares"
+        )
     return assign_splits(groups, labels, classes, config)
 
 
@@ -109,10 +118,19 @@ def check_given(
 ) -> None:
     """A split that somebody else made keeps patients whole and has every class on every side.
 
+    Args:
+        splits: index into :data:`pipeline.records.SPLITS` of each image, [N].
+        groups: group number of each image, [N].
+        labels: class index of each image, [N].
+        classes: class names.
+
     Raises:
         MedaugError: it does not.
     """
-    sides = np.zeros((int(groups.max()) + 1, len(SPLITS)), bool)
+    astray = int((splits >= len(SPLITS)).sum())
+    if astray:
+        raise MedaugError(f"split: {astray} image(s) have no side; expected one of {', '.join(SPLITS)} for each")
+    sides = np.zeros((int(groups.max(initial=-1)) + 1, len(SPLITS)), bool)
     sides[groups, splits] = True
     torn = int((sides.sum(axis=1) > 1).sum())
     if torn:
@@ -121,9 +139,12 @@ def check_given(
             "expected each on one; correct it, or set split.by: shares"
         )
     for index, split in enumerate(SPLITS):
-        lacking = [name for number, name in enumerate(classes) if not (labels[splits == index] == number).any()]
+        lacking = _absent(labels[splits == index], classes)
         if lacking:
-            raise MedaugError(f"split: the given one has no {lacking[0]} in {split}; expected every class there")
+            raise MedaugError(
+                f"split: the given one has no {lacking} in {split}; expected every class there; "
+                "correct it, or set split.by: shares"
+            )
 
 
 def assign_folds(
@@ -131,35 +152,48 @@ def assign_folds(
 ) -> NDArray[np.uint8]:
     """One of k folds is tested, the next one validates, the others are trained on; stratified, groups whole.
 
+    The folds depend on the seed alone, so that those of a cross-validation fit together: every image is tested once.
+
     Raises:
-        MedaugError: a class has fewer patients than folds, or a side lacks a class.
+        MedaugError: a class has fewer patients than folds, or there is a fold without one.
     """
     assert config.folds is not None
     for index, name in enumerate(classes):
         have = len(np.unique(groups[labels == index]))
         if have < config.folds:
             raise MedaugError(
-                f"class {name!r}: {have} patient(s), expected at least {config.folds}, one a fold; take fewer folds"
+                f"class {name!r}: {have} patient(s), expected at least {config.folds}, one for each of split.folds "
+                "(identical slices join patients); take fewer folds, or leave the class out"
             )
     cut = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed)
     fold = np.empty(len(labels), np.int64)
     for number, (_, chosen) in enumerate(cut.split(labels, labels, groups)):
         fold[chosen] = number
+    for number in range(config.folds):  # all of them, lest a cross-validation fail at its last fold
+        lacking = _absent(labels[fold == number], classes)
+        if lacking:
+            raise MedaugError(
+                f"split: fold {number} has no {lacking}; expected every class in each of the {config.folds}; "
+                "change split.seed, or take fewer folds"
+            )
     splits = np.zeros(len(labels), np.uint8)
     splits[fold == config.fold] = SPLITS.index("test")
     splits[fold == (config.fold + 1) % config.folds] = SPLITS.index("validation")
-    for index, split in enumerate(SPLITS):
-        if len(np.unique(labels[splits == index])) < len(classes):
-            raise MedaugError(f"split: fold {config.fold} leaves {split} without a class; change split.seed or folds")
     return splits
+
+
+def _absent(labels: NDArray[np.int64], classes: Sequence[str]) -> str:
+    """Classes that no image has, by name; "" where each has one."""
+    return ", ".join(name for index, name in enumerate(classes) if not (labels == index).any())
 
 
 def describe_split(config: SplitConfig, given: bool) -> str:
     """The split in words, for reports."""
+    if config.folds is not None:
+        last = config.folds - 1
+        return f"by patient, fold {config.fold} of 0 to {last} tested, the next one validates, seed {config.seed}"
     if given:
         return "given by the labels' file" if config.by == "given" else "the source's own"
-    if config.folds is not None:
-        return f"by patient, fold {config.fold} of {config.folds} tested, the next one validates, seed {config.seed}"
     shares = " / ".join(f"{share:.0%}" for share in config.fractions)
     return f"by patient, {' / '.join(SPLITS)} {shares}, seed {config.seed}"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -134,6 +136,9 @@ def _each(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Res
 
 
 def _start(beyond: int) -> None:
+    gc.freeze()  # what is imported stays: collections need not look at it again, nor as often
+    gc.set_threshold(10_000)
+    logging.disable()  # the decoders' and parsers' remarks quote values
     _limit_memory(beyond)
     _keep_memory()
 

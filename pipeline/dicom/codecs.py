@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -11,16 +9,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels
+from pydicom.pixels import get_decoder
 from pydicom.uid import (
-    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
 
-from pipeline.files import MAX_BYTES, SetAside
+from pipeline.dicom.elements import numbers, text
 
 MAX_FRAME_SAMPLES = 2**26
 MAX_FRAMES = 4096
@@ -38,104 +35,34 @@ class DecodeError(Exception):
     """Pixels that cannot be had; the text is a reason without patient data."""
 
 
-def check_size(ds: Dataset) -> int:
+def check_size(rows: int, columns: int, samples: int, frames: int) -> None:
     """Refuses what would take absurd memory before anything is decoded.
 
-    Args:
-        ds: a dataset with an Image Pixel Module.
-
-    Returns:
-        The number of frames.
-
     Raises:
-        DecodeError: a size that is missing, not positive, or beyond the limits.
+        DecodeError: a size that is missing (0), not positive, or beyond the limits.
     """
-    rows, columns = _count(ds.get("Rows")), _count(ds.get("Columns"))
-    samples, frames = _count(ds.get("SamplesPerPixel", 1)), _count(ds.get("NumberOfFrames") or 1)
     if min(rows, columns, samples, frames) < 1:
         raise DecodeError("image size missing or not positive")
     frame = rows * columns * samples
     if frame > MAX_FRAME_SAMPLES or frames > MAX_FRAMES or frame * frames > MAX_SAMPLES:
         raise DecodeError(f"image size beyond the limits ({rows} x {columns} x {samples}, {frames} frames)")
-    return frames
 
 
-def frames(ds: Dataset) -> Iterator[NDArray[Any]]:
-    """Decoded frames: [H, W] stored values, or [H, W, 3] RGB for colour.
-
-    Raises:
-        DecodeError: no decoder reads them.
-    """
-    photometric = str(ds.PhotometricInterpretation)
-    count = 0
-    try:
-        for stored in iter_pixels(ds):
-            count += 1
-            yield apply_color_lut(stored, ds) if photometric == "PALETTE COLOR" else stored
-    except GeneratorExit:
-        raise
-    except Exception as error:
-        syntax = UID(str(ds.file_meta.get("TransferSyntaxUID", "")))
-        name = syntax.name if syntax.name != str(syntax) else "unknown transfer syntax"
-        raise DecodeError(f"pixels do not decode ({name}; {type(error).__name__})") from None
-    if count == 0:
-        raise DecodeError("no frame in the pixel data")
-
-
-def stored_range(ds: Dataset) -> tuple[int, int]:
-    """The smallest and largest value that the stored bits can hold (PS3.3 C.7.6.3.1.1)."""
-    bits = int(ds.get("BitsStored") or ds.BitsAllocated)
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if ds.PixelRepresentation else (0, 2**bits - 1)
-
-
-def check_deflated(data: bytes, start: int) -> None:
-    """Refuses a deflated dataset (PS3.5 A.5) that would unpack to more than a file may hold.
-
-    Args:
-        data: the whole file.
-        start: where the deflated part begins.
+def _whole(ds: Dataset, keyword: str, absent: int = 0) -> int:
+    """A whole number of the Image Pixel Module.
 
     Raises:
-        SetAside: it is larger than the limit.
+        DecodeError: anything else stands there.
     """
-    stream, left, piece = zlib.decompressobj(-zlib.MAX_WBITS), MAX_BYTES, data[start:]
-    while piece and not stream.eof:
-        out = stream.decompress(piece, 2**24)
-        left -= len(out)
-        if left < 0:
-            raise SetAside(f"unpacks to more than {MAX_BYTES // 2**20} MiB")
-        piece = stream.unconsumed_tail
-
-
-def padding_mask(ds: Dataset, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Where the scanner filled in rather than measured (PS3.3 C.7.5.1.1.2), or None where the file names no such value.
-
-    Both attributes are compared with stored values. Their value representation depends on Pixel Representation, and
-    writers get it wrong (63536 for -2000 in signed data): values out of reach are taken modulo 2^16.
-
-    Args:
-        ds: may hold PixelPaddingValue (0028,0120) and PixelPaddingRangeLimit (0028,0121).
-        stored: values before the Modality LUT.
-    """
-    limits = [ds.get("PixelPaddingValue"), ds.get("PixelPaddingRangeLimit")]
-    if limits[0] is None:
-        return None
-    signed = bool(ds.get("PixelRepresentation", 0))
-    reach = [_reinterpret(int(limit), signed) for limit in limits if limit is not None]
-    return (stored >= min(reach)) & (stored <= max(reach))
-
-
-def _reinterpret(value: int, signed: bool) -> int:
-    if signed and value > 2**15 - 1:
-        return value - 2**16
-    return value + 2**16 if not signed and value < 0 else value
-
-
-def _count(value: Any) -> int:
     try:
-        return int(value)
-    except (TypeError, ValueError):
-        return 0
+        values = numbers(ds, keyword)
+        if values is None and not text(ds, keyword):
+            return absent
+    except Exception:  # values are converted when they are asked for
+        values = None
+    if values is None or len(values) != 1 or not values[0].is_integer():
+        raise DecodeError("a malformed value in the Image Pixel Module")
+    return int(values[0])
 
 
 UNDEFINED = 0xFFFFFFFF
@@ -186,10 +113,6 @@ _ELEMENTS = {  # tags as they stand in the file, little and big endian
     b"\x7f\xe0\x00\x08": "FloatPixelData",
     b"\x7f\xe0\x00\x09": "DoubleFloatPixelData",
 }
-_DESCRIBED = (
-    "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
-    "PixelRepresentation", "PlanarConfiguration", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
-)  # fmt: skip
 _LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN")
 
 
@@ -231,23 +154,19 @@ def describe(ds: Dataset, offset: int, length: int) -> Stored:
     Raises:
         DecodeError: attributes that are missing, contradict each other or are beyond the limits.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's remarks quote values
-            found = {keyword: ds.get(keyword) for keyword in _DESCRIBED}
-    except Exception:  # values are converted when they are asked for
-        raise DecodeError("a malformed value in the Image Pixel Module") from None
-    frames = check_size(ds)
+    rows, columns = _whole(ds, "Rows"), _whole(ds, "Columns")
+    samples, frames = _whole(ds, "SamplesPerPixel", 1), _whole(ds, "NumberOfFrames", 1) or 1
+    check_size(rows, columns, samples, frames)
     syntax = str(getattr(ds, "file_meta", {}).get("TransferSyntaxUID") or "")
     if not syntax:
         raise DecodeError("transfer syntax missing")
-    samples, allocated = _count(ds.get("SamplesPerPixel", 1)), _count(found["BitsAllocated"])
+    allocated, signed = _whole(ds, "BitsAllocated"), _whole(ds, "PixelRepresentation", -1)
     if samples not in (1, 3):
         raise DecodeError(f"expected 1 or 3 samples per pixel, found {samples}")
     if allocated not in ((1, 8, 16, 32, 64) if samples == 1 else (8, 16, 32)):
         raise DecodeError(f"{allocated} bits allocated to each of {samples} samples")
-    keyword, bits, signed = "PixelData", _count(found["BitsStored"]), found["PixelRepresentation"]
-    if found["BitsStored"] is None and signed is None and allocated in (32, 64):  # not among floats' (C.7.6.24, .25)
+    keyword, bits = "PixelData", _whole(ds, "BitsStored")
+    if bits == 0 and signed == -1 and allocated in (32, 64):  # not among floats' (C.7.6.24, .25)
         keyword, bits, signed = {32: "FloatPixelData", 64: "DoubleFloatPixelData"}[allocated], allocated, 0
     if not 1 <= bits <= allocated:
         raise DecodeError(f"{bits} bits stored in {allocated} allocated")
@@ -255,17 +174,17 @@ def describe(ds: Dataset, offset: int, length: int) -> Stored:
         raise DecodeError("Pixel Representation missing or unknown")
     planar = 0
     if samples == 3 and syntax in (*NATIVE, DEFLATED_FRAMES):  # other frames say it themselves
-        planar = found["PlanarConfiguration"]
+        planar = _whole(ds, "PlanarConfiguration", -1)
         if planar not in (0, 1):
             raise DecodeError("Planar Configuration missing or unknown")
-    offsets, lengths = found["ExtendedOffsetTable"], found["ExtendedOffsetTableLengths"]
+    offsets, lengths = ds.get("ExtendedOffsetTable"), ds.get("ExtendedOffsetTableLengths")
     return Stored(
         syntax,
-        _count(ds.Rows),
-        _count(ds.Columns),
+        rows,
+        columns,
         samples,
         frames,
-        str(found["PhotometricInterpretation"] or "").strip(),
+        text(ds, "PhotometricInterpretation"),
         allocated,
         bits,
         bool(signed),

@@ -15,7 +15,6 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -41,7 +40,6 @@ from pydicom.uid import (
 
 from pipeline.dicom.codecs import (
     DEFLATED_FRAMES,
-    UNDEFINED,
     DecodeError,
     Stored,
     arranged,
@@ -49,6 +47,8 @@ from pipeline.dicom.codecs import (
     pixel_options,
     significant,
 )
+from pipeline.dicom.codestream import check_codestream, jpeg_header, wavelet_header, whole_tiles
+from pipeline.dicom.fragments import END, ITEM, encoded_frames
 
 JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless)
 WAVELET = (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
@@ -62,9 +62,9 @@ PREFERRED: dict[str, tuple[str, ...]] = {
     JPEGLSNearLossless: ("pyjpegls", "gdcm"),
     JPEG2000Lossless: ("openjpeg", "pylibjpeg", "gdcm"),
     JPEG2000: ("openjpeg", "pylibjpeg", "gdcm"),
-    HTJ2KLossless: ("openjpeg", "pylibjpeg"),
-    HTJ2KLosslessRPCL: ("openjpeg", "pylibjpeg"),
-    HTJ2K: ("openjpeg", "pylibjpeg"),
+    HTJ2KLossless: ("pylibjpeg",),
+    HTJ2KLosslessRPCL: ("pylibjpeg",),
+    HTJ2K: ("pylibjpeg",),
     RLELossless: ("packbits",),
 }
 """Decoders of each transfer syntax in the order they are tried, by speed (`tests/benchmarks/bench_decoders.py`).
@@ -93,9 +93,6 @@ THREADS = 2
 RLE_PADDING = 64
 """Bytes that a run length encoded segment may hold beyond its pixels: some writers pad."""
 
-ITEM, DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
-END, TILE_PART, COMMENT = b"\xff\xd9", b"\xff\x90", b"\xff\x64"
-
 
 def compressed_frames(stored: Stored, data: bytes | memoryview) -> Iterator[NDArray[Any]]:
     """Decoded frames of a file with encapsulated pixels, one at a time.
@@ -116,84 +113,6 @@ def compressed_frames(stored: Stored, data: bytes | memoryview) -> Iterator[NDAr
         yield decode(stored, code)
 
 
-def encoded_frames(stored: Stored, data: bytes | memoryview) -> Iterator[bytes]:
-    """Codestreams, one a frame, from the items of the pixel data element (PS3.5 A.4).
-
-    Offset tables are believed only where they point at items: many writers leave them empty or get them wrong.
-
-    Args:
-        stored: how and where.
-        data: the whole file.
-
-    Yields:
-        As many as the file has frames; items beyond these are left alone.
-
-    Raises:
-        DecodeError: items are damaged or too few.
-    """
-    view = memoryview(data)
-    (first, last), *items = _items(view, stored)
-    basic = np.frombuffer(view[first : last - (last - first) % 4], "<u4").tolist()
-    extended = stored.extended[0] if stored.extended else b""
-    tables = [np.frombuffer(extended[: len(extended) // 8 * 8], "<u8").tolist(), basic]
-    numbers = {start - last - 8: number for number, (start, _) in enumerate(items)}  # by offset behind the first table
-    for frame in _grouped(stored, view, items, [[numbers.get(offset, -1) for offset in table] for table in tables]):
-        yield b"".join(view[start:end] for start, end in frame)
-
-
-Item = tuple[int, int]
-
-
-def _items(view: memoryview, stored: Stored) -> list[Item]:
-    """Start and end of the value of every item that has one, behind those of the Basic Offset Table."""
-    at, items = stored.offset, []
-    stop = len(view) if stored.length == UNDEFINED else min(len(view), stored.offset + stored.length)
-    while at + 8 <= stop and view[at : at + 4] != DELIMITER:  # without a delimiter whole items are still whole
-        if view[at : at + 4] != ITEM:
-            raise DecodeError("encapsulated pixel data without an item where one should be")
-        length = int.from_bytes(view[at + 4 : at + 8], "little")
-        if length > stop - at - 8:
-            raise DecodeError(f"encapsulated pixel data cut off: expected {length} bytes, found {stop - at - 8}")
-        items.append((at + 8, at + 8 + length))
-        at += 8 + length
-    if all(start == end for start, end in items[1:]):
-        raise DecodeError("no frame in the pixel data")
-    return [items[0], *((start, end) for start, end in items[1:] if end > start)]
-
-
-def _grouped(stored: Stored, view: memoryview, items: list[Item], tables: list[list[int]]) -> list[list[Item]]:
-    """The items of each frame.
-
-    Args:
-        stored: how many frames, and the syntax.
-        view: the file.
-        items: at least one.
-        tables: the number of each frame's first item as each offset table has it; -1 where it points at none.
-    """
-    frames = stored.frames
-    if len(items) < frames:
-        raise DecodeError(f"expected {frames} frames, found {len(items)} fragments")
-    if len(items) == frames:  # whatever the tables say, no frame is without a fragment
-        return [[item] for item in items]
-    if frames == 1:
-        return [items]
-    for table in tables:
-        edges = [*table, len(items)]
-        if len(table) == frames and table[0] == 0 and all(left < right for left, right in pairwise(edges)):
-            return [items[left:right] for left, right in pairwise(edges)]
-    if stored.syntax in (RLELossless, DEFLATED_FRAMES):  # never more than one fragment a frame (A.4.2)
-        return [[item] for item in items[:frames]]
-    groups: list[list[Item]] = [[]]
-    for start, end in items:
-        groups[-1].append((start, end))
-        if END in bytes(view[max(start, end - 10) : end]):
-            groups.append([])
-    groups = [group for group in groups if group]
-    if len(groups) < frames:
-        raise DecodeError(f"expected {frames} frames, found {len(groups)} ends of codestreams")
-    return groups[:frames]
-
-
 def decode(stored: Stored, code: bytes) -> NDArray[Any]:
     """One frame by the first decoder that can.
 
@@ -211,14 +130,14 @@ def decode(stored: Stored, code: bytes) -> NDArray[Any]:
         return _inflated(stored, code)
     names, reason = decoders(stored), ""
     if stored.syntax in JPEG:
-        head = _jpeg_header(code)
-        _check(stored, head)
+        head = jpeg_header(code)
+        check_codestream(stored, head)
         if code.find(END, head.scan) < 0:  # cut off, or whole but for its end: gdcm alone can tell, and quickly
             names, reason = [name for name in names if name == "gdcm"], "codestream cut off: no end marker"
     elif stored.syntax in WAVELET:
-        head = _wavelet_header(code)
-        _check(stored, head)
-        code = _whole_tiles(code, head.scan)
+        head = wavelet_header(code)
+        check_codestream(stored, head)
+        code = whole_tiles(code, head.scan)
     for name in names:
         try:
             return decode_with(name, stored, code)
@@ -313,7 +232,7 @@ def _openjpeg(stored: Stored, code: bytes) -> NDArray[Any]:
 
     Where the codestream has a sign and the file none, or the reverse, its bits are taken as the file says.
     """
-    precision = _wavelet_header(code).precision
+    precision = wavelet_header(code).precision
     if max(precision, stored.allocated) > 16:
         raise NotImplementedError
     values = imagecodecs.jpeg2k_decode(code, numthreads=THREADS).reshape(stored.rows, stored.columns)
@@ -372,84 +291,3 @@ def _inflated(stored: Stored, code: bytes) -> NDArray[Any]:
             return arranged(stored, np.unpackbits(np.frombuffer(raw, "u1"), count=count, bitorder="little"))
         return arranged(stored, np.frombuffer(raw, f"<{'i' if stored.signed else 'u'}{stored.allocated // 8}"))
     raise DecodeError("a frame that does not inflate")
-
-
-@dataclass(frozen=True, slots=True)
-class CodeHeader:
-    """What a codestream says of itself: size, samples, bits a sample; where its first scan (JPEG 2000: it) begins."""
-
-    rows: int
-    columns: int
-    samples: int
-    precision: int
-    scan: int
-
-
-def _check(stored: Stored, head: CodeHeader) -> None:
-    """Refuses a codestream of another size before a decoder makes room for it (or folds it into the file's shape)."""
-    if (head.rows, head.columns, head.samples) != (stored.rows, stored.columns, stored.samples):
-        raise DecodeError(
-            f"expected {stored.rows} x {stored.columns} x {stored.samples}, "
-            f"found {head.rows} x {head.columns} x {head.samples} in the codestream"
-        )
-    if head.precision > stored.allocated:
-        raise DecodeError(f"expected {stored.allocated} bits, found {head.precision} in the codestream")
-
-
-def _jpeg_header(code: bytes) -> CodeHeader:
-    """From the frame header (ISO 10918-1 B.2.2; JPEG-LS: 14495-1 C.2.2)."""
-    at, head = 2, None
-    while code[:2] == b"\xff\xd8" and at + 4 <= len(code) and code[at] == 0xFF:
-        marker, length = code[at + 1], int.from_bytes(code[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if marker == 0xDA and head:
-            return CodeHeader(*head, at)
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            precision, rows, columns, samples = struct.unpack_from(">BHHB", code.ljust(at + 10), at + 4)
-            head = (rows, columns, samples, precision)
-        at += 2 + length
-    raise DecodeError("no frame header in the codestream")
-
-
-def _wavelet_header(code: bytes) -> CodeHeader:
-    """From the image and tile size marker (ISO 15444-1 A.5.1), in a bare codestream or a JP2 file."""
-    start = code.find(b"\xff\x4f\xff\x51") if code[4:8] == b"jP  " or code[:2] == b"\xff\x4f" else -1
-    if start < 0 or len(code) < start + 43:
-        raise DecodeError("no frame header in the codestream")
-    columns, rows, left, top = struct.unpack_from(">4I", code, start + 8)
-    return CodeHeader(
-        rows - top,
-        columns - left,
-        int.from_bytes(code[start + 40 : start + 42], "big"),
-        (code[start + 42] & 0x7F) + 1,
-        start,
-    )
-
-
-def _whole_tiles(code: bytes, start: int) -> bytes:
-    """The codestream (from ``start`` on) with its end marker right behind its last tile part (ISO 15444-1 A.4.2).
-
-    Some writers put a comment or nothing there, over which all decoders stumble.
-
-    Raises:
-        DecodeError: a tile part is longer than what is left.
-    """
-    at, parts = start + 2, 0
-    while at <= len(code) - 4 and code[at] == 0xFF and code[at + 1] not in (0x90, 0xD9):  # the main header
-        at += 2 + int.from_bytes(code[at + 2 : at + 4], "big")
-    while code[at : at + 2] == TILE_PART:
-        length = int.from_bytes(code[at + 6 : at + 10], "big")
-        if length == 0:  # the last one, of unknown length
-            if code.find(END, at) < 0:
-                raise DecodeError("codestream cut off: no end marker")
-            return code
-        at, parts = at + max(length, 2), parts + 1
-    if at > len(code):
-        raise DecodeError(f"codestream cut off: expected {at + 2} bytes, found {len(code)}")
-    end = at
-    while code[end : end + 2] == COMMENT:
-        end += 2 + int.from_bytes(code[end + 2 : end + 4], "big")
-    ends = code[end : end + 2] == END if end > at else not code[at:].strip(b"\0\xff")
-    return code[:at] + END if parts and ends else code

@@ -40,6 +40,7 @@ from pipeline.dicom.kept import (
     DUMMIES,
     ELSEWHERE,
     IMAGE_GROUPS,
+    MODALITIES,
     NUMBERS,
     RESCALE_TYPES,
     TEXTS,
@@ -155,6 +156,8 @@ class Profile:
                 return _empty
             case "RescaleType" | "ModalityLUTType":  # type 1 where it counts; US: not specified
                 return _only(RESCALE_TYPES, otherwise="US")
+            case "Modality":  # type 1; OT: other
+                return _only(MODALITIES, otherwise="OT")
             case "BodyPartExamined":
                 return _only(BODY_PARTS)
         if keyword in DUMMIES:

@@ -1,4 +1,4 @@
-"""Tables of the data: what was found, what was kept, who is in which split."""
+"""Tables of the data: what was found, what was kept, who is in which split, what gives the label away."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.records import SPLITS
+from pipeline.report.audit_tables import AuditView, audit_view, near_sentence
 from pipeline.report.numbers import MISSING, count, many, number
 from pipeline.report.tables import Cell, Group, Line, Table
 
 FATES = ("kept", "duplicates", "quarantined", "set_aside", "unlabelled")
-FOUND = {"files": "files found", "slices": "slices kept"}
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,26 @@ class DataView:
     Attributes:
         facts: name → text: size, window, unit, split.
         counts: class × split, slices and patients.
-        found: files found, kept, duplicates, quarantined, set aside, unlabelled; slices kept.
+        files: how many were found; "" where not recorded.
+        parts: what became of them, (number, name), which adds up to ``files``; the number may be "0".
+        slices: how many images were kept, where files and slices differ; else "".
         mismatch: a sentence where the parts do not add up to what was found; else "".
         quarantine: reason × number of files, quarantined or set aside.
         examples: (file, reason) of some of them.
+        audit: which header fields give the label away.
+        near: what is known of near-duplicates, in a sentence; "" where nothing is.
     """
 
     facts: tuple[tuple[str, str], ...]
     counts: Table | None
-    found: tuple[tuple[str, str], ...]
+    files: str
+    parts: tuple[tuple[str, str], ...]
+    slices: str
     mismatch: str
     quarantine: Table | None
     examples: tuple[tuple[str, str], ...]
+    audit: AuditView
+    near: str
 
 
 def data_view(dataset: Mapping[str, Any]) -> DataView:
@@ -43,7 +51,9 @@ def data_view(dataset: Mapping[str, Any]) -> DataView:
     return DataView(
         facts=_facts(dataset),
         counts=_counts(dataset),
-        found=tuple((FOUND.get(name, name.replace("_", " ")), count(n)) for name, n in sums.items()),
+        files=count(sums["files"]) if "files" in sums else "",
+        parts=tuple((count(sums[part]), part.replace("_", " ")) for part in FATES if part in sums),
+        slices=many(sums["slices"], "slice") if sums.get("slices", sums.get("kept")) != sums.get("kept") else "",
         mismatch=_mismatch(sums),
         quarantine=Table(
             "Reason",
@@ -53,6 +63,8 @@ def data_view(dataset: Mapping[str, Any]) -> DataView:
         if reasons
         else None,
         examples=tuple((str(one.get("file", MISSING)), str(one.get("reason", MISSING))) for one in files),
+        audit=audit_view(dataset),
+        near=near_sentence(dataset),
     )
 
 

@@ -113,9 +113,7 @@ def compare(name: str, folder: Path, options: argparse.Namespace, processes: int
             start = time.perf_counter() - started
 
             def run() -> np.ndarray:
-                for spool in Path(spools).iterdir():
-                    os.truncate(spool, 0)
-                return ours(folder, options.files, options.size, workers, Path(spools))
+                return ours(folder, options.files, options.size, workers, Path(tempfile.mkdtemp(dir=spools)))
 
             mine, codes = timed(run, options.repeats)
     pool = multiprocessing.get_context("spawn").Pool(2, _start_monai, (options.size,)) if processes > 1 else None
@@ -157,13 +155,14 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=600)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--uncompressed", action="store_true", help="the files as they are alone")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     _start_monai(options.size)
     rows = []
     with tempfile.TemporaryDirectory() as work:
         folders = {"as they are": options.folder}
-        for name, syntax in COMPRESSED.items():
+        for name, syntax in () if options.uncompressed else COMPRESSED.items():
             folders[name] = compressed(options.folder, syntax, Path(work) / name.replace(" ", ""))
         for name, folder in folders.items():
             for processes in (1, 2):

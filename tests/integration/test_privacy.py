@@ -26,6 +26,8 @@ from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless
 
+from pipeline.dicom.deidentify import Keys
+from pipeline.dicom.export import export_deidentified
 from tests.unit.dicom_files import make, to_bytes
 from tests.unit.identifiers import DATES, ENCODINGS, STEM, found, marker, search, search_folder, uid
 
@@ -312,6 +314,20 @@ def test_a_refused_run_names_files_to_the_user_alone(refused: Finished) -> None:
     assert list(search("stdout", refused.out.encode())) == []
     assert (refused.runs / "prefect").is_dir()
     assert search_folder(refused.home, without=refused.runs / "private") == []
+
+
+def test_exports_and_datasets_share_their_pseudonyms(finished: Finished, tmp_path: Path) -> None:
+    """Under the run's key, a de-identified export names each patient as the dataset artifact does."""
+    keys = Keys.load(finished.runs / "private")
+    scans = sorted((finished.home.parent / "scans").rglob("*.dcm"))
+    result = export_deidentified([(path.name, path.read_bytes()) for path in scans], keys, tmp_path / "out")
+    (slices,) = finished.runs.glob("artifacts/dataset/*/slices.parquet")
+    patients = set(pd.read_parquet(slices)["patient"])
+    assert len(patients) >= PATIENTS - 1
+    assert patients <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert result.written >= 2 * PATIENTS
+    hits = [hit for hit in search_folder(tmp_path / "out") if marker("CODE") not in hit]  # planted into the pixels
+    assert hits == []
 
 
 def test_the_private_folder_is_the_owners_alone(finished: Finished) -> None:

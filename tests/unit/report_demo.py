@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.audit import FieldAudit
 from pipeline.records import GanSummary, ReportInput, ResultRow
 from pipeline.report import write_report
 
@@ -194,6 +196,33 @@ def contrast_rows() -> list[ResultRow]:
     return rows
 
 
+def audit() -> list[dict[str, object]]:
+    """Header fields with each verdict, as a dataset artifact keeps them."""
+    figures = {
+        "StudyDate": (0.55, 0.43, 0.68, 0.19, 1.0, 0.54, 0.42, 0.66, "cannot tell"),
+        "Manufacturer": (0.81, 0.70, 0.92, 0.0002, 0.0026, 0.79, 0.66, 0.91, "leak"),
+        "PatientSex": (0.42, 0.38, 0.47, 0.86, 1.0, 0.42, 0.37, 0.46, "not shown"),
+        "ContrastBolusAgent": (0.64, 0.56, 0.72, 0.0005, 0.006, 0.62, 0.55, 0.71, "leak"),
+        "ConvolutionKernel": (0.59, 0.48, 0.69, 0.094, 1.0, 0.63, 0.52, 0.73, "suspect"),
+    }
+    notes = {
+        "suspect": "its interval over slices excludes 0.5, its corrected p not chance",
+        "cannot tell": "cannot tell at this n: the interval reaches 0.68",
+    }
+    audits = []
+    for field, (auc, low, high, p, corrected, slice_auc, slice_low, slice_high, verdict) in figures.items():
+        by = "presence" if field == "ContrastBolusAgent" else "value"
+        one = FieldAudit(
+            field, by, auc, low, high, p, corrected, slice_auc, slice_low, slice_high, patients=71, levels=3,
+            filled=0.12, flagged=verdict == "leak", verdict=verdict, note=notes.get(verdict, ""),
+        )  # fmt: skip
+        audits.append(asdict(one))
+    for field in ("Rows", "StationName"):
+        audits.append(asdict(FieldAudit(field, patients=71, filled=1.0, note="the same in every slice")))
+    audits.append(asdict(FieldAudit("ProtocolName", patients=71, filled=1.0, verdict="cannot tell")))
+    return audits
+
+
 def demo_input(folder: Path) -> ReportInput:
     """Three classes, four GANs of which one diverged, two classifiers, two seeds."""
     rng = np.random.default_rng(0)
@@ -257,6 +286,17 @@ def demo_input(folder: Path) -> ReportInput:
                     {"file": "patient-017/slice-2.dcm", "status": "quarantined", "reason": "truncated pixel data"},
                     {"file": "notes.txt", "status": "quarantined", "reason": "not a DICOM file"},
                 ],
+            },
+            "audit": audit(),
+            "near_duplicates": {
+                "status": "done",
+                "images": 231,
+                "pairs": 2,
+                "across_splits": 1,
+                "images_across_splits": 2,
+                "examples": [[17, 201], [40, 43]],
+                "distance": 10,
+                "note": "",
             },
             "warnings": ["The header field Manufacturer predicts the class on its own (AUC 0.81, 0.70 to 0.92)."],
         },

@@ -229,6 +229,7 @@ def test_the_auc_is_that_of_scores_from_other_folds_compared_within_a_fold():
 def test_the_interval_covers_what_is_true(monkeypatch):
     """A presence leak whose AUC is known: filled in for 40 % of one class, never for the other, AUC 0.7."""
     monkeypatch.setattr(separation, "RESAMPLES", 400)
+    monkeypatch.setattr(separation, "REPEATS", 4)
     covered = []
     for seed in range(50):
         rng = np.random.default_rng(seed)

@@ -44,7 +44,8 @@ from pipeline.dicom.codecs import (
     significant,
     stored_frames,
 )
-from pipeline.dicom.decoders import PREFERRED, REFUSED, decode_with, decoders, encoded_frames
+from pipeline.dicom.decoders import PREFERRED, REFUSED, decode_with, decoders
+from pipeline.dicom.fragments import encoded_frames
 from tests.unit.dicom_files import make, to_bytes
 
 ZOO = Path(__file__).resolve().parents[3] / "shared" / "data" / "dicom-zoo"
@@ -408,11 +409,14 @@ class TestLossless:
         photometric = "YBR_RCT" if syntax == JPEG2000Lossless else "RGB"
         stored, data, _ = compressed(syntax, *frames, photometric=photometric)
         np.testing.assert_array_equal(list(stored_frames(stored, data)), frames)
+        np.testing.assert_array_equal(list(stored_frames(replace(stored, planar=1), data)), frames)
 
     def test_20_bits_in_32(self):
         frame = picture("u4", bits=20)
-        stored, data, _ = compressed(JPEG2000Lossless, frame, bits=20)
+        stored, data, (code,) = compressed(JPEG2000Lossless, frame, bits=20)
         np.testing.assert_array_equal(only(stored, data), frame)
+        with pytest.raises(NotImplementedError):
+            decode_with("openjpeg", stored, code)
 
     @pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda uid: uid.keyword)
     @pytest.mark.parametrize(("dtype", "bits"), KINDS)
@@ -424,6 +428,12 @@ class TestLossless:
         for name in names:
             np.testing.assert_array_equal(decode_with(name, stored, code), frame, err_msg=name)
         assert len(names) >= (1 if syntax == HTJ2KLossless else 3 if syntax == RLELossless else 2)
+
+    def test_fill_bytes_between_markers(self):
+        frame = picture("u2")
+        stored, _, (code,) = compressed(JPEGLossless, frame)
+        at = code.index(b"\xff\xc3")
+        np.testing.assert_array_equal(only(stored, packed(code[:at] + b"\xff\xff\xff" + code[at:])), frame)
 
     @pytest.mark.parametrize("predictor", range(1, 8))
     @pytest.mark.parametrize(("dtype", "bits"), [("u1", 8), ("u2", 12), ("u2", 16), ("i2", 16)])
@@ -445,6 +455,10 @@ class TestLossless:
             known = set(get_decoder(syntax).available_plugins)
             assert set(names) - {"turbo", "openjpeg", "packbits"} <= known
             assert REFUSED.get(syntax, frozenset()) <= known
+
+    def test_colour_is_left_to_plugins(self):
+        assert decoders(native(picture("u1", (4, 4, 3)), JPEGBaseline8Bit)[0])[0] == "gdcm"
+        assert decoders(native(picture("u1", (4, 4, 3)), JPEG2000Lossless)[0])[0] == "pylibjpeg"
 
     def test_refused_decoders_are_never_asked(self):
         for syntax, names in REFUSED.items():
@@ -533,6 +547,7 @@ class TestDeflatedFrames:
         values = picture("u2", (8, 8))
         code = self.deflate(values.tobytes(), window)
         refused(self.stored(values), packed(code[: len(code) // 2]), "cut off: expected 128 bytes, found")
+        refused(self.stored(values), item() + item(code[:-2]), "cut off")
         short = self.deflate(values.tobytes()[:-1], window)
         refused(self.stored(values), packed(short), "expected 128 bytes, found 127")
 
@@ -615,11 +630,20 @@ class TestFragments:
 
     def test_the_extended_offset_table_comes_first_and_only_where_it_points_at_items(self):
         stored, _, halves = self.parts()
-        sizes = [16 + len(a) + len(b) + len(b) % 2 for a, b in halves]
-        data = packed(*sum(halves, ()), table=struct.pack("<3I", 0, 1, 2))
-        right = struct.pack("<3Q", 0, sizes[0], sizes[0] + sizes[1])
-        for extended in (right, right[:-4], bytes(24), struct.pack("<3Q", 0, sizes[0], 2**40)):
-            self.same(replace(stored, extended=(extended, bytes(24))), data)
+        pieces = sum(halves, ())
+        places = np.cumsum([0, *(8 + len(piece) + len(piece) % 2 for piece in pieces)]).tolist()
+        right = struct.pack("<3Q", *places[0:5:2])
+        wrong = struct.pack("<3I", *places[:3])  # in order, and each at an item
+        self.same(replace(stored, extended=(right, bytes(24))), packed(*pieces, table=wrong))
+        for extended in (
+            right[:-4],
+            bytes(24),
+            struct.pack("<3Q", *places[0:4:2], 2**40),
+            struct.pack("<3Q", *places[1:6:2]),
+        ):
+            self.same(
+                replace(stored, extended=(extended, bytes(24))), packed(*pieces, table=struct.pack("<3I", 0, 1, 2))
+            )
 
     def test_trailing_fragments(self):
         stored, codes, halves = self.parts()
@@ -756,13 +780,13 @@ class TestDamage:
 
     def test_decoders_that_fail_are_silent(self, capfd, caplog):
         stored, _, (code,) = compressed(JPEGLSLossless, picture("u2"))
-        level = logging.getLogger("pydicom").level
-        with warnings.catch_warnings(), caplog.at_level(logging.DEBUG):
+        logger = logging.getLogger("pydicom")
+        with warnings.catch_warnings(), caplog.at_level(logging.INFO, "pydicom"):
             warnings.simplefilter("error")
             refused(stored, packed(code[:-200] + b"\xff\xd9"), "do not decode")
+            assert logger.level == logging.INFO
         assert not caplog.records
         assert capfd.readouterr() == ("", "")
-        assert logging.getLogger("pydicom").level == level
 
     def test_standard_error_is_given_back(self, capfd):
         stored, _, (code,) = compressed(JPEGLosslessSV1, picture("u2"))
@@ -876,6 +900,18 @@ class TestJpeg2000:
         open_ended = code[: at + 6] + bytes(4) + code[at + 10 :]
         np.testing.assert_array_equal(only(stored, packed(open_ended)), values)
         refused(stored, packed(open_ended[: len(code) // 2]), "cut off: no end marker")
+
+    def test_a_tile_part_longer_than_what_is_left(self):
+        stored, _, (code,) = compressed(JPEG2000Lossless, picture("u2", bits=12), bits=12)
+        end = code.rindex(b"\xff\xd9") + 2
+        refused(stored, item() + item(code[:1000]), f"cut off: expected {end} bytes, found 1000")
+
+    def test_an_image_that_does_not_begin_at_the_origin(self):
+        values = picture("u2", bits=12)
+        stored, _, (code,) = compressed(JPEG2000Lossless, values, bits=12)
+        sizes = list(struct.unpack_from(">8I", code, 8))  # ends, image offset, tile size, tile offset
+        moved = [size + 64 * (number not in (4, 5)) for number, size in enumerate(sizes)]
+        np.testing.assert_array_equal(only(stored, packed(code[:8] + struct.pack(">8I", *moved) + code[40:])), values)
 
     def test_jp2_files_inside(self):
         values = picture("u2")

@@ -4,7 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import SPLITS, MedaugError
-from pipeline.splits import SplitConfig, assign_splits, class_shares, join_groups, prefer_copy
+from pipeline.splits import (
+    SplitConfig,
+    assign_folds,
+    assign_splits,
+    check_given,
+    class_shares,
+    describe_split,
+    join_groups,
+    prefer_copy,
+    split_by,
+)  # fmt: skip
 
 
 def shares(splits, labels, label):
@@ -68,6 +78,127 @@ def test_fractions_have_to_add_up():
         SplitConfig(train=0.5, validation=0.15, test=0.25)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"by": "folds"}, "by: folds needs their number; set folds, 3 to 20"),
+        ({"folds": 5}, "folds and fold are for by: folds, which is shares"),
+        ({"by": "given", "fold": 1}, "folds and fold are for by: folds, which is given"),
+        ({"by": "folds", "folds": 5, "fold": 5}, "fold 5: expected 0 to 4, one of 5"),
+        ({"by": "folds", "folds": 2}, "greater than or equal to 3"),
+        ({"by": "folds", "folds": 21}, "less than or equal to 20"),
+    ],
+)
+def test_settings_of_folds_that_do_not_fit(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SplitConfig(**settings)
+
+
+class TestFolds:
+    rng = np.random.default_rng(2)
+    groups = np.repeat(np.arange(60), rng.integers(1, 6, 60))
+    labels = np.where((groups % 5 == 0) & (rng.random(len(groups)) < 0.5), 1, (groups % 3 == 0)).astype(np.int64)
+
+    def sides(self, fold: int, seed: int = 0) -> np.ndarray:
+        config = SplitConfig(by="folds", folds=5, fold=fold, seed=seed)
+        return assign_folds(self.groups, self.labels, ["a", "b"], config)
+
+    def test_every_patient_is_tested_once_and_validates_once(self):
+        folds = [self.sides(fold) for fold in range(5)]
+        for side in ("test", "validation"):
+            assert (sum((splits == SPLITS.index(side)).astype(int) for splits in folds) == 1).all()
+        for fold in range(5):  # the fold that validates is the next one tested
+            assert ((folds[fold] == 1) == (folds[(fold + 1) % 5] == 2)).all()
+
+    def test_patients_stay_whole_and_classes_in_proportion(self):
+        for fold in range(5):
+            splits = self.sides(fold)
+            assert all(len(set(splits[self.groups == group])) == 1 for group in range(60))
+            for label in (0, 1):
+                np.testing.assert_allclose(shares(splits, self.labels, label), (0.6, 0.2, 0.2), atol=0.06)
+
+    def test_the_seed_decides_and_repeats(self):
+        assert (self.sides(0, 1) == self.sides(0, 1)).all()
+        assert (self.sides(0, 1) != self.sides(0, 2)).any()
+
+    def test_fewer_patients_of_a_class_than_folds(self):
+        labels = (self.groups < 4).astype(np.int64)
+        with pytest.raises(MedaugError, match=r"class 'rare': 4 patient\(s\), expected at least 5.*take fewer folds"):
+            assign_folds(self.groups, labels, ["common", "rare"], SplitConfig(by="folds", folds=5))
+        config = SplitConfig(by="folds", folds=4)
+        splits = assign_folds(self.groups, labels, ["common", "rare"], config)
+        assert [set(labels[splits == side]) for side in range(3)] == [{0, 1}] * 3
+
+    def test_a_fold_without_a_class(self, monkeypatch):
+        class Careless:
+            def __init__(self, folds, shuffle, random_state):
+                pass
+
+            def split(self, _, labels, groups):
+                order = np.argsort(labels, kind="stable")
+                return [(None, part) for part in np.array_split(order, 5)]
+
+        monkeypatch.setattr("pipeline.splits.StratifiedGroupKFold", Careless)
+        with pytest.raises(MedaugError, match=r"split: fold 0 has no b; expected every class in each of the 5"):
+            self.sides(2)
+
+
+class TestGiven:
+    groups = np.repeat(np.arange(9), 2)
+    labels = np.tile([0, 1], 9).astype(np.int64)
+    sides = np.repeat([0, 1, 2], 6).astype(np.uint8)
+
+    def test_a_sound_one_is_taken_as_it_is(self):
+        check_given(self.sides, self.groups, self.labels, "ab")
+        for by in ("given", "shares"):
+            splits = split_by(SplitConfig(by=by), self.groups, self.labels, "ab", self.sides)
+            assert (splits == self.sides).all()
+
+    def test_patients_on_several_sides(self):
+        torn = self.sides.copy()
+        torn[[0, 17]] = [1, 0]
+        with pytest.raises(MedaugError, match=r"puts 2 patient\(s\) on several sides.*set split\.by: shares"):
+            check_given(torn, self.groups, self.labels, "ab")
+
+    def test_a_side_without_a_class(self):
+        labels = np.where(self.sides == 1, 0, self.labels)
+        with pytest.raises(MedaugError, match=r"the given one has no b in validation; expected every class there"):
+            check_given(self.sides, self.groups, labels, "ab")
+
+    def test_images_without_a_side(self):
+        sides = self.sides.copy()
+        sides[3:5] = 255
+        with pytest.raises(MedaugError, match=r"2 image\(s\) have no side; expected one of train, validation, test"):
+            check_given(sides, self.groups, self.labels, "ab")
+
+    def test_asked_for_and_not_there(self):
+        with pytest.raises(MedaugError, match=r"neither the source nor the labels' file gives sides"):
+            split_by(SplitConfig(by="given"), self.groups, self.labels, "ab", None)
+
+    def test_messages_name_no_patient_and_are_one_line(self):
+        with pytest.raises(MedaugError) as caught:
+            check_given(self.sides[::-1].copy() % 2, self.groups, self.labels, "ab")
+        assert "\n" not in str(caught.value)
+
+
+def test_split_by_follows_the_configuration():
+    groups, labels, given = np.arange(30), np.arange(30) % 2, (np.arange(30) // 2 % 3).astype(np.uint8)
+    folds, plain = SplitConfig(by="folds", folds=3, fold=1), SplitConfig()
+    drawn = assign_folds(groups, labels, "ab", folds)
+    assert (split_by(folds, groups, labels, "ab", None) == drawn).all()
+    assert (split_by(folds, groups, labels, "ab", given) == drawn).all()  # who asks for folds gets them
+    assert (split_by(plain, groups, labels, "ab", None) == assign_splits(groups, labels, "ab", plain)).all()
+    assert (split_by(plain, groups, labels, "ab", given) == given).all()
+
+
+def test_splits_in_words():
+    assert describe_split(SplitConfig(seed=3), False) == "by patient, train / validation / test 60% / 15% / 25%, seed 3"
+    folds = SplitConfig(by="folds", folds=5, fold=4)
+    assert describe_split(folds, True) == "by patient, fold 4 of 0 to 4 tested, the next one validates, seed 0"
+    assert describe_split(SplitConfig(by="given"), True) == "given by the labels' file"
+    assert describe_split(SplitConfig(), True) == "the source's own"
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_whatever_the_patients_every_class_is_on_every_side_or_there_is_a_reason(data):
@@ -119,12 +250,34 @@ class TestJoin:
         fast = join_groups(patients, hashes)
         assert {tuple(fast[i] == fast) for i in range(80)} == {tuple(slow[i] == np.array(slow)) for i in range(80)}
 
+    def test_any_number_of_identities_and_empty_ones_join_nothing(self):
+        patients = ["p0", "p1", "p2", "p3", "", ""]
+        prepared = ["a", "b", "c", "d", "e", "e"]
+        decoded = [b"1", b"2", b"2", b"", b"", b"3"]
+        instances = ["", "", "", "1.2", "1.3", "1.4"]
+        # p1 and p2 share decoded pixels; the last two share the prepared image alone; nothing joins through "".
+        assert join_groups(patients, prepared, decoded, instances).tolist() == [0, 1, 1, 2, 3, 3]
+        assert join_groups(["", "", ""], ["", "", ""]).tolist() == [0, 1, 2]
+
+    def test_values_of_different_columns_are_different(self):
+        assert join_groups(["a", "b"], ["b", "c"]).tolist() == [0, 1]
+
+    def test_no_image(self):
+        assert join_groups([], []).tolist() == []
+
 
 def test_the_first_copy_stays_and_in_an_official_split_the_test_copy():
-    hashes = [b"a", b"b", b"a", b"b", b"c"]
-    assert prefer_copy(hashes, None).tolist() == [True, True, False, False, True]
+    copies = np.array([0, 1, 0, 1, 2])
+    assert prefer_copy(copies, None).tolist() == [True, True, False, False, True]
     sides = np.array([0, 2, 1, 0, 0], np.uint8)
-    assert prefer_copy(hashes, sides).tolist() == [False, True, True, False, True]
+    assert prefer_copy(copies, sides).tolist() == [False, True, True, False, True]
+
+
+def test_images_that_share_any_key_are_copies_of_each_other():
+    """A chain: the first and the second have equal pixels, the second and the third one SOPInstanceUID."""
+    copies = join_groups(["h0", "h0", "h2", "h3"], ["1.1", "1.2", "1.2", "1.4"])
+    assert prefer_copy(copies, None).tolist() == [True, False, False, True]
+    assert prefer_copy(copies, np.array([0, 0, 2, 0], np.uint8)).tolist() == [False, False, True, True]
 
 
 def test_class_shares_sum_to_one():
