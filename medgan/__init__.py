@@ -4,7 +4,8 @@
 ``medgan.train.train`` trains.
 """
 
-from medgan.config import GanConfig, Optimiser, Regularisation
+from medgan.config import GanConfig
+from medgan.options import Optimiser, Regularisation
 from medgan.sample import LoadedGenerator, load, synthesize
 from medgan.synthetic import SyntheticDataset
 

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan.config import require
-from medgan.contract import Discriminator, Pyramid, Stage
+from medgan.contract import Discriminator
 from medgan.layers import (
     HE_GAIN,
     LEAK,
@@ -24,6 +23,8 @@ from medgan.layers import (
     project_logits,
     projection_outputs,
 )
+from medgan.options import require
+from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medgan.config import GanConfig, Optimiser
+from medgan.config import GanConfig
 from medgan.contract import Architecture, Generator, Phase
+from medgan.options import Optimiser
 
 
 class GuardedAdam(torch.optim.Adam):

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from medgan import registry
 from medgan.config import GanConfig
-from medgan.contract import Generator, NoiseSource, Pyramid, Stage
+from medgan.contract import Generator, NoiseSource
 from medgan.layers import double
 from medgan.seeds import seeded
+from medgan.sizes import Pyramid, Stage
 from medgan.styles import StyleGenerator
 from pipeline.dataset import IMAGES, dataset_meta, encode, write_index
 from pipeline.device import choose_device, place

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan.contract import Architecture, Batch, Generator, NoiseSource, Stage, random_latent, random_noise
+from medgan.contract import Architecture, Batch, Generator, NoiseSource, random_latent, random_noise
 from medgan.layers import HE_GAIN, LEAK, ClassEmbedding, EqualLinear, exact, pixel_norm
+from medgan.sizes import Stage
 
 W_AVERAGE_DECAY = 0.995
 

@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan.config import GanConfig, require
-from medgan.contract import Architecture, Discriminator, Generator, NoiseSource, Pyramid, Stage
+from medgan.config import GanConfig
+from medgan.contract import Architecture, Discriminator, Generator, NoiseSource
 from medgan.layers import LEAK, ClassEmbedding, channels_at, project_logits, projection_outputs
+from medgan.options import require
+from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
 
 

@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan.config import GanConfig, require
-from medgan.contract import Architecture, Generator, NoiseSource, Pyramid, Stage
+from medgan.config import GanConfig
+from medgan.contract import Architecture, Generator, NoiseSource
 from medgan.growing import GrowingDiscriminator, Growth, fade_images
 from medgan.layers import HE_GAIN, LEAK, ClassEmbedding, DoublingConv2d, EqualConv2d, channels_at, exact, pixel_norm
+from medgan.options import require
+from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
 
 

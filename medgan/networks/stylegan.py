@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan.config import GanConfig, require
-from medgan.contract import NoiseSource, Pyramid, Stage
+from medgan.config import GanConfig
+from medgan.contract import NoiseSource
 from medgan.growing import GrowingDiscriminator, Growth, fade_images
 from medgan.layers import HE_GAIN, LEAK, Blur, DoublingConv2d, EqualConv2d, EqualLinear, channels_at, exact
+from medgan.options import require
+from medgan.sizes import Pyramid, Stage
 from medgan.styles import MappingNetwork, StyleArchitecture, StyleGenerator
 from pipeline.records import ImageSpec
 

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgan import losses
-from medgan.config import GanConfig, require
-from medgan.contract import Batch, Discriminator, NoiseSource, Phase, Pyramid, Stage, random_noise
+from medgan.config import GanConfig
+from medgan.contract import Batch, Discriminator, NoiseSource, Phase, random_noise
 from medgan.layers import (
     HE_GAIN,
     LEAK,
@@ -35,6 +35,8 @@ from medgan.layers import (
     projection_outputs,
     transposed,
 )
+from medgan.options import require
+from medgan.sizes import Pyramid, Stage
 from medgan.styles import MappingNetwork, StyleArchitecture, StyleGenerator
 from pipeline.records import ImageSpec
 

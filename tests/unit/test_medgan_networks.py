@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from medgan import GanConfig, registry
-from medgan.contract import Pyramid, Stage
 from medgan.growing import Growth
 from medgan.layers import double, halve
+from medgan.sizes import Pyramid, Stage
 from medgan.styles import StyleGenerator, mix
 from pipeline.config import expand_preset
 from pipeline.records import ImageSpec, MedaugError

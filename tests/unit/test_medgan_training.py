@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from medgan.checkpoint import latest_checkpoint, save_checkpoint
-from medgan.config import Optimiser
-from medgan.contract import Batch, Stage
+from medgan.contract import Batch
 from medgan.data import ResidentImages
 from medgan.optimise import GuardedAdam, average, build_optimisers, ema_decay, guarded_step
+from medgan.options import Optimiser
+from medgan.sizes import Stage
 from medgan.train import Trainer, train
 from pipeline.records import MedaugError
 from tests.unit.medgan_toys import PRESETS, built, scans, spec, tiny
