@@ -11,7 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from medgan.options import FORBID, Optimiser, Regularisation, nearest, read_options, require
+from medgan.options import (
+    FORBID,
+    Conditioning,
+    Optimiser,
+    Regularisation,
+    nearest,
+    read_options,
+    require,
+    require_one_of,
+)
+
+PARTS: Mapping[str, type[Any]] = {
+    "regularisation": Regularisation,
+    "conditioning": Conditioning,
+    "optimiser": Optimiser,
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,8 @@ class GanConfig:
         loss: a name of :data:`medgan.losses.LOSSES`.
         architecture: the network's own options; see ``Options`` in its file. Defaults are filled in.
         regularisation: penalties.
-        optimiser: Adam's numbers.
+        conditioning: how the class enters.
+        optimiser: which one, and its numbers.
         critic_steps: discriminator steps for each generator step.
         images: length of the training, in real images shown to the discriminator.
         batch: images in one step.
@@ -45,6 +61,7 @@ class GanConfig:
     images: int
     architecture: Mapping[str, Any] = field(default_factory=dict)
     regularisation: Regularisation = field(default_factory=Regularisation)
+    conditioning: Conditioning = field(default_factory=Conditioning)
     optimiser: Optimiser = field(default_factory=Optimiser)
     critic_steps: int = 1
     batch: int = 32
@@ -61,8 +78,7 @@ class GanConfig:
         from medgan import losses, registry  # they import this module
 
         require(bool(self.name), "name", repr(self.name), "a name")
-        if self.loss not in losses.LOSSES:
-            raise ValueError(f"loss: unknown {self.loss!r}{nearest(self.loss, losses.LOSSES)}")
+        require_one_of("loss", self.loss, losses.LOSSES)
         require(self.images >= 1, "images", self.images, "1 or more")
         require(self.batch >= 2, "batch", self.batch, "2 or more")
         require(self.critic_steps >= 1, "critic_steps", self.critic_steps, "1 or more")
@@ -86,8 +102,8 @@ class GanConfig:
             ValueError: an unknown key, a wrong type or a value out of range.
         """
         plain = dict(data)
-        plain["regularisation"] = read_options(Regularisation, data.get("regularisation", {}), "regularisation")
-        plain["optimiser"] = read_options(Optimiser, data.get("optimiser", {}), "optimiser")
+        for key, kind in PARTS.items():
+            plain[key] = read_options(kind, data.get(key, {}), key)
         known = [item.name for item in dataclasses.fields(cls)]
         for key in plain:
             if key not in known:

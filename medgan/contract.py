@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgan import losses
 from medgan.config import GanConfig
-from medgan.layers import double, halve
+from medgan.layers import double, halve, project_logits
 from medgan.options import read_options
 from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
@@ -94,11 +95,43 @@ class Generator(nn.Module, ABC):
 
 
 class Discriminator(nn.Module, ABC):
-    """Image and class to one logit."""
+    """Image and class to one logit, and with an auxiliary classifier to a logit for each class.
+
+    Args:
+        classes: number of classes.
+        condition: see :class:`medgan.options.Conditioning`; with a single class it is "none".
+
+    Attributes:
+        condition: how the class enters.
+        outputs: numbers that the last layer gives for an image.
+    """
+
+    def __init__(self, classes: int, condition: str):
+        super().__init__()
+        self.condition = condition if classes > 1 else "none"
+        self.outputs = 1 + classes if self.condition in ("projection", "auxiliary") else 1
 
     @abstractmethod
-    def forward(self, images: Tensor, labels: Tensor, stage: Stage) -> Tensor:
-        """Images [N, C, h, w] at the stage's size and labels [N] to logits [N]."""
+    def score(self, images: Tensor, labels: Tensor, stage: Stage, rng: torch.Generator | None) -> Tensor:
+        """What the last layer says.
+
+        Args:
+            images: [N, C, h, w] at the stage's size.
+            labels: int64 [N].
+            stage: size and fade.
+            rng: where a training's own randomness (dropout) comes from; None leaves it out.
+
+        Returns:
+            [N, outputs].
+        """
+
+    def forward(self, images: Tensor, labels: Tensor, stage: Stage, rng: torch.Generator | None = None) -> Tensor:
+        """See :meth:`score`; logits [N], above the loss's boundary for what looks real."""
+        return self.logits(self.score(images, labels, stage, rng), labels)
+
+    def logits(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Scores [N, outputs] to logits [N] of real against generated."""
+        return project_logits(scores, labels) if self.condition == "projection" else scores[:, 0]
 
 
 class Architecture(nn.Module, ABC):
@@ -106,6 +139,9 @@ class Architecture(nn.Module, ABC):
 
     Attributes:
         Options: frozen dataclass of the architecture's own options.
+        generator_conditions: what :class:`medgan.options.Conditioning` may say of the generator here.
+        discriminator_conditions: the same of the discriminator.
+        has_w: whether there is an intermediate latent.
         config: the configuration.
         spec: what the images are.
         pyramid: their sizes.
@@ -114,6 +150,9 @@ class Architecture(nn.Module, ABC):
     """
 
     Options: ClassVar[type[Any]]
+    generator_conditions: ClassVar[tuple[str, ...]] = ("embedding", "none")
+    discriminator_conditions: ClassVar[tuple[str, ...]] = ("projection", "auxiliary", "none")
+    has_w: ClassVar[bool] = False
     generator: Generator
     discriminator: Discriminator
 
@@ -127,8 +166,25 @@ class Architecture(nn.Module, ABC):
 
     @classmethod
     def refuse(cls, config: GanConfig) -> None:
-        """Raises ValueError where options, loss and regularisation make no sense together."""
-        if config.regularisation.path_length > 0:
+        """Raises ValueError where options, loss, regularisation and conditioning make no sense together."""
+        penalties, conditioning = config.regularisation, config.conditioning
+        for key, known in (("generator", cls.generator_conditions), ("discriminator", cls.discriminator_conditions)):
+            if (found := getattr(conditioning, key)) not in known:
+                raise ValueError(
+                    f"conditioning.{key}: found {found!r}, which {config.network} has no place for; expected "
+                    f"{' or '.join(known)}"
+                )
+        if config.loss == "wasserstein" and not penalties.image_penalties and penalties.clip == 0:
+            raise ValueError(
+                "loss: wasserstein is a distance only where the critic's slope is bounded (Arjovsky 2017, section 3), "
+                "else it grows without end; expected regularisation.gradient_penalty, r1 or clip above 0"
+            )
+        if penalties.clip > 0 and config.architecture.get("equalised", False):
+            raise ValueError(
+                f"regularisation.clip: {config.network} draws weights from N(0, 1) and scales them at use, so clamping "
+                "them would flatten the network; expected 0, or architecture.equalised: false"
+            )
+        if penalties.path_length > 0 and not cls.has_w:
             raise ValueError(
                 f"regularisation.path_length: {config.network} has no w whose paths could be measured; expected 0"
             )
@@ -164,15 +220,29 @@ class Architecture(nn.Module, ABC):
         phases.append(Phase("generator", "generator", self.config.critic_steps, self.generator_loss))
         return tuple(phases)
 
+    def after_update(self, network: str) -> None:
+        """What follows an update of a network's weights: WGAN's clamping of the critic's."""
+        clip = self.config.regularisation.clip
+        if clip > 0 and network == "discriminator":
+            weights: list[Tensor] = list(self.discriminator.parameters())
+            with torch.no_grad():
+                torch._foreach_clamp_min_(weights, -clip)
+                torch._foreach_clamp_max_(weights, clip)
+
     def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The adversarial loss, and the penalties that run at every step."""
+        """The adversarial loss, the auxiliary classifier's, and the penalties that run at every step."""
         penalties = self.config.regularisation
         with torch.no_grad():
             fake = self.fakes(batch).float()
-        real_logits = self.discriminator(batch.images, batch.labels, batch.stage).float()
-        fake_logits = self.discriminator(fake, batch.labels, batch.stage).float()
+        real_scores, fake_scores = self.scores(batch.images, batch), self.scores(fake, batch)
+        real_logits = self.discriminator.logits(real_scores, batch.labels)
+        fake_logits = self.discriminator.logits(fake_scores, batch.labels)
         loss = self.loss.discriminator(real_logits, fake_logits)
         curves = {"loss.discriminator": loss, "logit.real": real_logits.mean(), "logit.fake": fake_logits.mean()}
+        if self.discriminator.condition == "auxiliary":
+            named = self.class_loss(real_scores, batch) + self.class_loss(fake_scores, batch)
+            loss = loss + self.config.conditioning.auxiliary * named
+            curves["loss.class"] = named
         if penalties.drift > 0:
             loss = loss + penalties.drift * losses.drift(real_logits)
         if penalties.gradient_penalty > 0:
@@ -192,13 +262,24 @@ class Architecture(nn.Module, ABC):
         return weight * penalty, {"penalty.r1": penalty}
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The adversarial loss."""
-        logits = self.discriminator(self.fakes(batch), batch.labels, batch.stage).float()
-        loss = self.loss.generator(logits)
-        return loss, {"loss.generator": loss}
+        """The adversarial loss, and the auxiliary classifier's: both networks want classes to be seen (Odena 2017)."""
+        scores = self.scores(self.fakes(batch), batch)
+        loss = self.loss.generator(self.discriminator.logits(scores, batch.labels))
+        curves = {"loss.generator": loss}
+        if self.discriminator.condition == "auxiliary":
+            loss = loss + self.config.conditioning.auxiliary * self.class_loss(scores, batch)
+        return loss, curves
+
+    def scores(self, images: Tensor, batch: Batch) -> Tensor:
+        """What the discriminator says of images of the batch's classes, float32 [N, outputs]."""
+        return self.discriminator.score(images, batch.labels, batch.stage, batch.rng).float()
+
+    def class_loss(self, scores: Tensor, batch: Batch) -> Tensor:
+        """−E[log P(class | image)] of the auxiliary classifier (Odena et al. 2017, equation 3)."""
+        return F.cross_entropy(scores[:, 1:], batch.labels)
 
     def _critic(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        return lambda images: self.discriminator(images, batch.labels, batch.stage)
+        return lambda images: self.discriminator(images, batch.labels, batch.stage, batch.rng)
 
 
 def random_latent(batch: Batch, latent: int) -> Tensor:

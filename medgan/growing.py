@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,6 @@ from medgan.layers import (
     double,
     halve,
     minibatch_stddev,
-    project_logits,
-    projection_outputs,
 )
 from medgan.options import require
 from medgan.sizes import Pyramid, Stage
@@ -66,6 +65,12 @@ def fade_images(below: Tensor, newest: Tensor, alpha: float) -> Tensor:
     return torch.lerp(double(below), newest, alpha)
 
 
+Jitter = Callable[[Tensor], Tensor]
+"""What is done to the input of every convolution larger than 1x1: [N, C, H, W] to the same."""
+
+JITTER_DECAY = 0.9
+
+
 class DiscriminatorBlock(nn.Module):
     """Two convolutions and a halving at one level: [N, I, H, W] -> [N, O, H/2, W/2].
 
@@ -79,12 +84,12 @@ class DiscriminatorBlock(nn.Module):
         self.conv1 = (HalvingConv2d if taps else EqualConv2d)(inputs, outputs, 3, gain=HE_GAIN)
         self.blur = Blur(taps, padding=len(taps) // 2) if taps else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Halves."""
-        x = F.leaky_relu(self.conv0(x), LEAK)
+    def forward(self, x: Tensor, jitter: Jitter) -> Tensor:
+        """Halves; ``jitter`` is done to each convolution's input."""
+        x = F.leaky_relu(self.conv0(jitter(x)), LEAK)
         if self.blur is None:
-            return halve(F.leaky_relu(self.conv1(x), LEAK))
-        return F.leaky_relu(self.conv1(self.blur(x)), LEAK)
+            return halve(F.leaky_relu(self.conv1(jitter(x)), LEAK))
+        return F.leaky_relu(self.conv1(self.blur(jitter(x))), LEAK)
 
 
 class GrowingDiscriminator(Discriminator):
@@ -97,7 +102,14 @@ class GrowingDiscriminator(Discriminator):
         maximum: see :func:`channels_at`.
         stddev_group: images in a group of minibatch stddev; 0 leaves it out.
         taps: of the lowpass before each halving; () for none.
+        condition: see :class:`Discriminator`.
+        jitter: strength of multiplicative noise on the convolutions' inputs; 0 leaves it out.
+
+    Attributes:
+        mean_logit: running mean d̂ of the logits of real images.
     """
+
+    mean_logit: Tensor
 
     def __init__(
         self,
@@ -106,11 +118,15 @@ class GrowingDiscriminator(Discriminator):
         base: int,
         maximum: int,
         stddev_group: int,
-        taps: tuple[float, ...] = (),
+        taps: tuple[float, ...],
+        condition: str,
+        jitter: float = 0.0,
     ):
-        super().__init__()
+        super().__init__(len(spec.classes), condition)
         widths = [channels_at(level, base, maximum) for level in range(pyramid.levels + 1)]
         self.stddev_group = stddev_group
+        self.jitter = jitter
+        self.register_buffer("mean_logit", torch.zeros(()))
         self.from_rgb = nn.ModuleList(EqualConv2d(spec.channels, width, 1, gain=HE_GAIN) for width in widths)
         # blocks[l] leads from level l + 1 to level l
         self.blocks = nn.ModuleList(
@@ -118,21 +134,41 @@ class GrowingDiscriminator(Discriminator):
         )
         self.conv = EqualConv2d(widths[0] + (stddev_group > 0), widths[0], 3, gain=HE_GAIN)
         self.dense = EqualLinear(widths[0] * pyramid.height * pyramid.width, widths[0], gain=HE_GAIN)
-        self.score = EqualLinear(widths[0], projection_outputs(len(spec.classes)))
+        self.last = EqualLinear(widths[0], self.outputs)
 
-    def forward(self, images: Tensor, labels: Tensor, stage: Stage) -> Tensor:
-        """See :meth:`Discriminator.forward`."""
+    def score(self, images: Tensor, labels: Tensor, stage: Stage, rng: torch.Generator | None) -> Tensor:
+        """See :meth:`Discriminator.score`."""
         images = images.contiguous(memory_format=torch.channels_last)
+        jitter = self._jitter(rng)
         x = self._read(images, stage.level)  # [N, C, h, w] -> [N, F, h, w]
         for level in reversed(range(stage.level)):
-            x = self.blocks[level](x)  # [N, F, h, w] -> [N, 2F, h/2, w/2]
+            x = self.blocks[level](x, jitter)  # [N, F, h, w] -> [N, 2F, h/2, w/2]
             if level == stage.level - 1 and stage.alpha < 1:
                 x = torch.lerp(self._read(halve(images), level), x, stage.alpha)
         if self.stddev_group:
             x = minibatch_stddev(x, self.stddev_group)
-        x = F.leaky_relu(self.conv(x), LEAK)
+        x = F.leaky_relu(self.conv(jitter(x)), LEAK)
         x = F.leaky_relu(self.dense(x.flatten(1)), LEAK)  # [N, F, h, w] -> [N, F·h·w] -> [N, F]
-        return project_logits(self.score(x), labels)
+        scores: Tensor = self.last(x)
+        return scores
+
+    @torch.no_grad()
+    def track(self, logit: Tensor) -> None:
+        """Moves the running mean: d̂ ← 0.9·d̂ + 0.1·d (PGGAN, appendix B)."""
+        moved = torch.lerp(logit, self.mean_logit, JITTER_DECAY)
+        self.mean_logit.copy_(torch.where(torch.isfinite(moved), moved, self.mean_logit))
+
+    def _jitter(self, rng: torch.Generator | None) -> Jitter:
+        """Noise of strength 0.2·max(0, d̂ − ½)² (PGGAN, appendix B): more of it, the surer the discriminator is."""
+        if self.jitter == 0 or rng is None:
+            return lambda x: x
+        strength = self.jitter * F.relu(self.mean_logit - 0.5).square()
+
+        def multiply(x: Tensor) -> Tensor:
+            noise = torch.randn(x.shape, device=x.device, generator=rng)
+            return x * (1 + strength * noise).to(x.dtype)
+
+        return multiply
 
     def _read(self, images: Tensor, level: int) -> Tensor:
         return F.leaky_relu(self.from_rgb[level](images), LEAK)

@@ -179,20 +179,13 @@ def project_logits(outputs: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         outputs: [N, 1 + classes] of one linear layer on φ(x): the first is ψ, the others are the inner products
-            with every v. With a single class: [N, 1], ψ alone.
+            with every v.
         labels: [N].
 
     Returns:
         logits [N].
     """
-    if outputs.shape[1] == 1:
-        return outputs[:, 0]
     return outputs[:, 0] + outputs[:, 1:].gather(1, labels.unsqueeze(1)).squeeze(1)
-
-
-def projection_outputs(classes: int) -> int:
-    """How many outputs :func:`project_logits` wants of a discriminator's last layer."""
-    return 1 + classes if classes > 1 else 1
 
 
 def exact(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from medgan.contract import Architecture
 
 NETWORKS = {
+    "mlp": "medgan.networks.mlp:Mlp",
     "dcgan": "medgan.networks.dcgan:Dcgan",
     "pggan": "medgan.networks.pggan:Pggan",
     "stylegan": "medgan.networks.stylegan:StyleGan",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan.contract import Architecture, Batch, Generator, NoiseSource, random_latent, random_noise
+from medgan import losses
+from medgan.config import GanConfig
+from medgan.contract import Architecture, Batch, Generator, NoiseSource, Phase, random_latent, random_noise
 from medgan.layers import HE_GAIN, LEAK, ClassEmbedding, EqualLinear, exact, pixel_norm
 from medgan.sizes import Stage
+from pipeline.records import ImageSpec
 
 W_AVERAGE_DECAY = 0.995
 
@@ -119,9 +125,49 @@ def mix(first: Tensor, second: Tensor, probability: float, rng: torch.Generator)
 
 
 class StyleArchitecture(Architecture):
-    """Training of generators with styles: mixing, the mean of w."""
+    """Training of generators with styles: mixing, the mean of w, path length regularisation."""
 
+    has_w: ClassVar[bool] = True
     generator: StyleGenerator
+    path_length_mean: Tensor
+
+    def __init__(self, config: GanConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        self.register_buffer("path_length_mean", torch.zeros(()))
+
+    @classmethod
+    def refuse(cls, config: GanConfig) -> None:
+        """The path length penalty needs images left after its batch is shrunk."""
+        super().refuse(config)
+        penalties = config.regularisation
+        if penalties.path_length > 0 and config.batch < penalties.path_length_shrink:
+            raise ValueError(
+                f"regularisation.path_length_shrink: found {penalties.path_length_shrink}, expected at most the batch "
+                f"({config.batch})"
+            )
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The common ones, and lazy path length regularisation."""
+        penalties = self.config.regularisation
+        if penalties.path_length == 0:
+            return super().phases()
+        every = penalties.path_length_every * self.config.critic_steps
+        return (*super().phases(), Phase("path_length", "generator", every, self.path_length_loss, lazy=True))
+
+    def path_length_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """E[(‖Jᵀy‖ − a)²], a the running mean of lengths (equation 4), on a smaller batch, weighted by its interval."""
+        penalties = self.config.regularisation
+        small = replace(batch, labels=batch.labels[: len(batch.labels) // penalties.path_length_shrink])
+        with torch.autocast(batch.labels.device.type, enabled=False):
+            ws = self.styles(small)
+            images = self.generator.synthesis(ws, small.stage, random_noise(small))
+            lengths = losses.path_lengths(images, ws, small.rng)
+        with torch.no_grad():
+            moved = torch.lerp(self.path_length_mean, lengths.mean(), penalties.path_length_decay)
+            self.path_length_mean.copy_(torch.where(torch.isfinite(moved), moved, self.path_length_mean))
+        penalty = (lengths - self.path_length_mean).square().mean()
+        weight = penalties.path_length * penalties.path_length_every
+        return weight * penalty, {"penalty.path_length": penalty, "path_length": lengths.mean()}
 
     def styles(self, batch: Batch) -> Tensor:
         """Styles of a training step, [N, layers, width], some of them mixed."""

@@ -157,6 +157,7 @@ class Trainer:
         loss.backward()
         bad = guarded_step(self.optimisers[phase.network], loss)
         self.statistics.settle(bad)
+        self.architecture.after_update(phase.network)
         network.requires_grad_(False)
         self.skipped += bad
         self.in_a_row[phase.network] = (self.in_a_row[phase.network] + bad) * bad

@@ -8,6 +8,7 @@ The class enters beside z (Mirza & Osindero 2014) and by projection (Miyato & Ko
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgan.config import GanConfig
-from medgan.contract import Architecture, Generator, NoiseSource
+from medgan.contract import Architecture, Batch, Generator, NoiseSource
 from medgan.growing import GrowingDiscriminator, Growth, fade_images
 from medgan.layers import HE_GAIN, LEAK, ClassEmbedding, DoublingConv2d, EqualConv2d, channels_at, exact, pixel_norm
 from medgan.options import require
@@ -35,6 +36,8 @@ class Options:
         max_channels: upper bound of feature maps.
         pixel_norm: normalise after every convolution of the generator.
         stddev_group: images in a group of minibatch stddev; 0 leaves it out.
+        jitter: strength of the discriminator's multiplicative noise, by which the authors kept least squares from
+            spiralling (appendix B: 0.2); 0 leaves it out.
         growth_start: see :class:`Growth`.
         growth_share: see :class:`Growth`.
         growth_fade: see :class:`Growth`.
@@ -46,6 +49,7 @@ class Options:
     max_channels: int = 512
     pixel_norm: bool = True
     stddev_group: int = 4
+    jitter: float = 0.0
     growth_start: int = 4
     growth_share: float = 0.7
     growth_fade: float = 0.5
@@ -55,6 +59,7 @@ class Options:
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
         group = self.stddev_group
         require(group == 0 or group >= 2, "stddev_group", group, "0 (off) or 2 or more")
+        require(self.jitter >= 0, "jitter", self.jitter, "0 (off) or more")
         _ = self.growth
 
     @property
@@ -88,12 +93,12 @@ class FirstConv(nn.Module):
 class PgganGenerator(Generator):
     """z and class -> 4x4 -> doublings, each read out by its own 1x1 convolution (table 2, left)."""
 
-    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid, condition: str):
         super().__init__()
         self.latent = options.latent
         self.normalise = options.pixel_norm
         widths = [channels_at(k, options.base_channels, options.max_channels) for k in range(pyramid.levels + 1)]
-        self.embedding = ClassEmbedding(len(spec.classes), options.label_width)
+        self.embedding = ClassEmbedding(len(spec.classes) if condition == "embedding" else 1, options.label_width)
         self.first = FirstConv(self.latent + self.embedding.width, widths[0], pyramid.height, pyramid.width)
         # conv0[l] leads from level l to level l + 1
         self.conv0 = nn.ModuleList(
@@ -126,16 +131,31 @@ class Pggan(Architecture):
     """PGGAN with any loss; the paper's are WGAN-GP and least squares."""
 
     Options: ClassVar[type[Any]] = Options
+    discriminator: GrowingDiscriminator
 
     def __init__(self, config: GanConfig, spec: ImageSpec):
         super().__init__(config, spec)
         options = self.options
-        self.generator = PgganGenerator(options, spec, self.pyramid)
+        self.generator = PgganGenerator(options, spec, self.pyramid, config.conditioning.generator)
         self.discriminator = GrowingDiscriminator(
-            spec, self.pyramid, options.base_channels, options.max_channels, options.stddev_group
+            spec,
+            self.pyramid,
+            options.base_channels,
+            options.max_channels,
+            options.stddev_group,
+            (),
+            config.conditioning.discriminator,
+            options.jitter,
         )
 
     def stage_at(self, images_seen: int) -> Stage:
         """Grows by the options' schedule."""
         stage: Stage = self.options.growth.stage_at(images_seen, self.config.images, self.pyramid.levels)
         return stage
+
+    def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The common one, after which the discriminator knows how sure it is."""
+        loss, curves = super().discriminator_loss(batch)
+        if self.options.jitter > 0:
+            self.discriminator.track(curves["logit.real"].detach())
+        return loss, curves

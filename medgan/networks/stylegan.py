@@ -137,10 +137,10 @@ class Epilogue(nn.Module):
 class StyleGanGenerator(StyleGenerator):
     """Mapping and synthesis network (figure 1b)."""
 
-    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid, condition: str):
         mapping = MappingNetwork(
             options.latent,
-            len(spec.classes),
+            len(spec.classes) if condition == "embedding" else 1,
             options.label_width,
             options.width,
             options.mapping_layers,
@@ -209,9 +209,15 @@ class StyleGan(StyleArchitecture):
     def __init__(self, config: GanConfig, spec: ImageSpec):
         super().__init__(config, spec)
         options = self.options
-        self.generator = StyleGanGenerator(options, spec, self.pyramid)
+        self.generator = StyleGanGenerator(options, spec, self.pyramid, config.conditioning.generator)
         self.discriminator = GrowingDiscriminator(
-            spec, self.pyramid, options.base_channels, options.max_channels, options.stddev_group, TAPS
+            spec,
+            self.pyramid,
+            options.base_channels,
+            options.max_channels,
+            options.stddev_group,
+            TAPS,
+            config.conditioning.discriminator,
         )
 
     def stage_at(self, images_seen: int) -> Stage:

@@ -9,8 +9,8 @@ The class enters beside z (Mirza & Osindero 2014) and by projection (Miyato & Ko
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan import losses
 from medgan.config import GanConfig
-from medgan.contract import Batch, Discriminator, NoiseSource, Phase, random_noise
+from medgan.contract import Discriminator, NoiseSource
 from medgan.layers import (
     HE_GAIN,
     LEAK,
@@ -31,8 +30,6 @@ from medgan.layers import (
     channels_at,
     exact,
     minibatch_stddev,
-    project_logits,
-    projection_outputs,
     transposed,
 )
 from medgan.options import require
@@ -194,10 +191,10 @@ class StyleGan2Generator(StyleGenerator):
     first of the next level.
     """
 
-    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid, condition: str):
         mapping = MappingNetwork(
             options.latent,
-            len(spec.classes),
+            len(spec.classes) if condition == "embedding" else 1,
             options.label_width,
             options.width,
             options.mapping_layers,
@@ -277,8 +274,8 @@ class ResidualBlock(nn.Module):
 class StyleGan2Discriminator(Discriminator):
     """Residual discriminator (figure 7c) with minibatch stddev."""
 
-    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
-        super().__init__()
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid, condition: str):
+        super().__init__(len(spec.classes), condition)
         widths = [channels_at(k, options.base_channels, options.max_channels) for k in range(pyramid.levels + 1)]
         self.stddev_group = options.stddev_group
         self.from_rgb = EqualConv2d(spec.channels, widths[-1], 1, HE_GAIN, HE_GAIN)
@@ -287,10 +284,10 @@ class StyleGan2Discriminator(Discriminator):
         )
         self.conv = EqualConv2d(widths[0] + (self.stddev_group > 0), widths[0], 3, HE_GAIN, HE_GAIN)
         self.dense = EqualLinear(widths[0] * pyramid.height * pyramid.width, widths[0], HE_GAIN, HE_GAIN)
-        self.score = EqualLinear(widths[0], projection_outputs(len(spec.classes)))
+        self.last = EqualLinear(widths[0], self.outputs)
 
-    def forward(self, images: Tensor, labels: Tensor, stage: Stage) -> Tensor:
-        """See :meth:`Discriminator.forward`."""
+    def score(self, images: Tensor, labels: Tensor, stage: Stage, rng: torch.Generator | None) -> Tensor:
+        """See :meth:`Discriminator.score`."""
         x = F.leaky_relu(self.from_rgb(images.contiguous(memory_format=torch.channels_last)), LEAK)
         for block in self.blocks:
             x = block(x)  # [N, F, h, w] -> [N, 2F, h/2, w/2]
@@ -298,50 +295,16 @@ class StyleGan2Discriminator(Discriminator):
             x = minibatch_stddev(x, self.stddev_group)
         x = F.leaky_relu(self.conv(x), LEAK)
         x = F.leaky_relu(self.dense(x.flatten(1)), LEAK)  # [N, F, h, w] -> [N, F·h·w] -> [N, F]
-        return project_logits(self.score(x), labels)
+        scores: Tensor = self.last(x)
+        return scores
 
 
 class StyleGan2(StyleArchitecture):
     """StyleGAN2 with any loss; the paper's is the non-saturating one with lazy R1."""
 
     Options: ClassVar[type[Any]] = Options
-    path_length_mean: Tensor
 
     def __init__(self, config: GanConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        self.generator = StyleGan2Generator(self.options, spec, self.pyramid)
-        self.discriminator = StyleGan2Discriminator(self.options, spec, self.pyramid)
-        self.register_buffer("path_length_mean", torch.zeros(()))
-
-    @classmethod
-    def refuse(cls, config: GanConfig) -> None:
-        """The path length penalty needs images left after its batch is shrunk."""
-        penalties = config.regularisation
-        if penalties.path_length > 0 and config.batch < penalties.path_length_shrink:
-            raise ValueError(
-                f"regularisation.path_length_shrink: found {penalties.path_length_shrink}, expected at most the batch "
-                f"({config.batch})"
-            )
-
-    def phases(self) -> tuple[Phase, ...]:
-        """The common ones, and lazy path length regularisation."""
-        penalties = self.config.regularisation
-        if penalties.path_length == 0:
-            return super().phases()
-        every = penalties.path_length_every * self.config.critic_steps
-        return (*super().phases(), Phase("path_length", "generator", every, self.path_length_loss, lazy=True))
-
-    def path_length_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """E[(‖Jᵀy‖ − a)²], a the running mean of lengths (equation 4), on a smaller batch, weighted by its interval."""
-        penalties = self.config.regularisation
-        small = replace(batch, labels=batch.labels[: len(batch.labels) // penalties.path_length_shrink])
-        with torch.autocast(batch.labels.device.type, enabled=False):
-            ws = self.styles(small)
-            images = self.generator.synthesis(ws, small.stage, random_noise(small))
-            lengths = losses.path_lengths(images, ws, small.rng)
-        with torch.no_grad():
-            moved = torch.lerp(self.path_length_mean, lengths.mean(), penalties.path_length_decay)
-            self.path_length_mean.copy_(torch.where(torch.isfinite(moved), moved, self.path_length_mean))
-        penalty = (lengths - self.path_length_mean).square().mean()
-        weight = penalties.path_length * penalties.path_length_every
-        return weight * penalty, {"penalty.path_length": penalty, "path_length": lengths.mean()}
+        self.generator = StyleGan2Generator(self.options, spec, self.pyramid, config.conditioning.generator)
+        self.discriminator = StyleGan2Discriminator(self.options, spec, self.pyramid, config.conditioning.discriminator)

@@ -31,6 +31,40 @@ def test_wasserstein_and_least_squares():
     assert float(losses.drift(real)) == pytest.approx(5.0)
 
 
+def test_minimax_and_hinge():
+    fake = torch.tensor([1.5, -0.5])
+    d = torch.sigmoid(fake)
+    assert float(losses.LOSSES["minimax"].generator(fake)) == pytest.approx(float((1 - d).log().mean()), rel=1e-6)
+    real = torch.tensor([0.25, 3.0])
+    torch.testing.assert_close(
+        losses.LOSSES["minimax"].discriminator(real, fake), losses.LOSSES["bce"].discriminator(real, fake)
+    )
+    assert float(losses.LOSSES["hinge"].discriminator(real, fake)) == pytest.approx((0.75 + 0) / 2 + (2.5 + 0.5) / 2)
+    assert float(losses.LOSSES["hinge"].generator(fake)) == pytest.approx(-0.5)
+
+
+def test_minimax_saturates_where_the_discriminator_is_sure_and_the_other_form_does_not():
+    slopes = {}
+    for name in ("minimax", "bce"):
+        fake = torch.tensor([-10.0], requires_grad=True)
+        losses.LOSSES[name].generator(fake).backward()
+        slopes[name] = float(fake.grad.abs())
+    assert slopes["minimax"] < 1e-4
+    assert slopes["bce"] > 0.99
+
+
+@pytest.mark.parametrize("name", sorted(losses.LOSSES))
+def test_losses_pull_where_they_should(name):
+    """Up with real logits and down with generated ones for one side, up with generated ones for the other."""
+    loss = losses.LOSSES[name]
+    real, fake = torch.full((3,), 0.3, requires_grad=True), torch.full((3,), 0.2, requires_grad=True)
+    loss.discriminator(real, fake).backward()
+    assert float(real.grad.max()) < 0 < float(fake.grad.min())
+    fake = torch.full((3,), 0.2, requires_grad=True)
+    loss.generator(fake).backward()
+    assert float(fake.grad.max()) < 0
+
+
 def linear_critic(direction):
     return lambda images: (images * direction).sum(dim=(1, 2, 3))
 

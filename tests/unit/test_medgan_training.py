@@ -17,11 +17,7 @@ from medgan.options import Optimiser
 from medgan.sizes import Stage
 from medgan.train import Trainer, train
 from pipeline.records import MedaugError
-from tests.unit.medgan_toys import PRESETS, built, scans, spec, tiny
-
-
-def ignore(*_):
-    pass
+from tests.unit.medgan_toys import PRESETS, built, ignore, scans, spec, tiny
 
 
 @pytest.fixture(scope="module")
