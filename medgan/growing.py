@@ -34,7 +34,8 @@ class Growth:
     Attributes:
         start: size of the first stage, in the nominal size that is 4 at level 0: 4 (PGGAN) or 8 (StyleGAN).
         share: share of the training's images by which the last size is wholly there; 0 does not grow at all.
-        fade: share of each doubling's images during which the new level fades in; the rest before it is stable.
+        fade: share of each doubling's images during which the new level fades in; the rest before it is stable. With 0
+            new levels are there at once.
     """
 
     start: int
@@ -44,7 +45,7 @@ class Growth:
     def __post_init__(self) -> None:
         require(self.start in (4, 8, 16), "growth_start", self.start, "4, 8 or 16")
         require(0 <= self.share < 1, "growth_share", self.share, "at least 0, below 1")
-        require(0 < self.fade <= 1, "growth_fade", self.fade, "above 0, at most 1")
+        require(0 <= self.fade <= 1, "growth_fade", self.fade, "0 (no fading) to 1")
 
     def stage_at(self, images_seen: int, images: int, levels: int) -> Stage:
         """Size and fade after ``images_seen`` of ``images``."""
@@ -56,6 +57,8 @@ class Growth:
         level = first + int(doubling)
         if level >= levels:
             return Stage(levels)
+        if self.fade == 0:
+            return Stage(level)
         alpha = (within / each - (1 - self.fade)) / self.fade
         return Stage(level) if alpha <= 0 else Stage(level + 1, alpha)
 

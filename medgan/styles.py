@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -16,32 +16,111 @@ from medgan import losses
 from medgan.config import GanConfig
 from medgan.contract import Architecture, Batch, Generator, NoiseSource, Phase, random_latent, random_noise
 from medgan.layers import HE_GAIN, LEAK, ClassEmbedding, EqualLinear, exact, pixel_norm
-from medgan.sizes import Stage
+from medgan.options import require, require_one_of
+from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
 
+NOISES = ("random", "fixed", "none")
 W_AVERAGE_DECAY = 0.995
+
+
+@dataclass(frozen=True)
+class StyleOptions:
+    """Options that generators with styles share; each network has its own defaults.
+
+    Attributes:
+        latent: length of z.
+        label_width: length of the class embedding beside z.
+        width: length of w.
+        mapping_layers: fully connected layers from z to w; 0 makes w the normalised z with the class beside it,
+            whatever ``width`` says (StyleGAN, table 4).
+        mapping_rate: their relative learning rate.
+        mixing: share of training images with styles of two latents.
+        noise: "random" is fresh for every image, "fixed" is drawn once and belongs to the weights, "none" is left out.
+        noise_from: smallest size, 4 at level 0, whose layers get noise.
+        noise_to: largest such size.
+        base_channels: see :func:`medgan.layers.channels_at`.
+        max_channels: upper bound of feature maps.
+        equalised: equalised learning rate; see :class:`medgan.layers.Equalised`.
+        stddev_group: images in a group of minibatch stddev; 0 leaves it out.
+    """
+
+    latent: int = 512
+    label_width: int = 512
+    width: int = 512
+    mapping_layers: int = 8
+    mapping_rate: float = 0.01
+    mixing: float = 0.9
+    noise: str = "random"
+    noise_from: int = 4
+    noise_to: int = 1024
+    base_channels: int = 16384
+    max_channels: int = 512
+    equalised: bool = True
+    stddev_group: int = 4
+
+    def __post_init__(self) -> None:
+        for key in ("latent", "label_width", "width", "base_channels", "max_channels"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        require(self.mapping_layers >= 0, "mapping_layers", self.mapping_layers, "0 (no network) or more")
+        require(self.mapping_rate > 0, "mapping_rate", self.mapping_rate, "above 0")
+        require(0 <= self.mixing <= 1, "mixing", self.mixing, "0 to 1")
+        require_one_of("noise", self.noise, NOISES)
+        require(self.noise_from <= self.noise_to, "noise_to", self.noise_to, f"noise_from ({self.noise_from}) or more")
+        group = self.stddev_group
+        require(group == 0 or group >= 2, "stddev_group", group, "0 (off) or 2 or more")
+
+
+class LayerNoise(nn.Module):
+    """Which layer gets what noise.
+
+    Args:
+        options: see :class:`StyleOptions`.
+        pyramid: the image's sizes.
+        levels: level of each layer.
+    """
+
+    def __init__(self, options: StyleOptions, pyramid: Pyramid, levels: Sequence[int]):
+        super().__init__()
+        self.mode = options.noise
+        self.sizes = [pyramid.size(level) for level in levels]
+        self.noisy = [options.noise_from <= 4 << level <= options.noise_to for level in levels]
+        for layer, size in enumerate(self.sizes):
+            if self.mode == "fixed" and self.noisy[layer]:
+                self.register_buffer(f"layer{layer}", torch.zeros(1, 1, *size))
+
+    def draw_weights(self, rng: torch.Generator) -> None:
+        """Fixed noise is drawn once, with the weights."""
+        for buffer in self.buffers():
+            buffer.normal_(generator=rng)
+
+    def pick(self, layer: int, noise: NoiseSource | None) -> Tensor | None:
+        """A layer's noise, [N, 1, h, w] or, fixed, [1, 1, h, w]; None for none."""
+        if noise is None or self.mode == "none" or not self.noisy[layer]:
+            return None
+        fixed: Tensor | None = getattr(self, f"layer{layer}", None)
+        return noise(layer, *self.sizes[layer]) if fixed is None else fixed
 
 
 class MappingNetwork(nn.Module):
     """z and class to w: fully connected layers at a hundredth of the learning rate (StyleGAN, sections 2 and C).
 
     Args:
-        latent: length of z.
-        classes: number of classes.
-        label_width: length of the class embedding beside z.
-        width: length of w.
-        layers: number of layers; 0 makes w the normalised input, and wants ``width`` to be its length.
-        rate: relative learning rate.
+        options: see :class:`StyleOptions`.
+        classes: number of classes, 1 where the class does not enter.
         bias_gain: see :class:`EqualLinear`.
+
+    Attributes:
+        width: length of w.
     """
 
-    def __init__(
-        self, latent: int, classes: int, label_width: int, width: int, layers: int, rate: float, bias_gain: float
-    ):
+    def __init__(self, options: StyleOptions, classes: int, bias_gain: float):
         super().__init__()
-        self.embedding = ClassEmbedding(classes, label_width)
-        widths = [latent + self.embedding.width] + [width] * layers
+        self.embedding = ClassEmbedding(classes, options.label_width)
+        widths = [options.latent + self.embedding.width] + [options.width] * options.mapping_layers
+        rate = options.mapping_rate
         self.layers = nn.ModuleList(EqualLinear(i, o, HE_GAIN, bias_gain, rate=rate) for i, o in pairwise(widths))
+        self.width = widths[-1]
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """[N, latent], [N] -> [N, width], in float32: it is small, and all styles hang on it."""
@@ -55,6 +134,14 @@ class MappingNetwork(nn.Module):
 class StyleGenerator(Generator):
     """A generator with an intermediate latent w.
 
+    Args:
+        options: see :class:`StyleOptions`.
+        spec: what the images are.
+        pyramid: their sizes.
+        condition: how the class enters; see :class:`medgan.options.Conditioning`.
+        levels: level of each layer that could get noise.
+        bias_gain: of the mapping network; see :class:`EqualLinear`.
+
     Attributes:
         mapping: from z and class to w.
         w_average: running mean of w for each class, float32 [classes, width]. Truncation goes towards the class's own
@@ -63,15 +150,33 @@ class StyleGenerator(Generator):
 
     w_average: Tensor
 
-    def __init__(self, mapping: MappingNetwork, latent: int, classes: int, width: int):
+    def __init__(
+        self,
+        options: StyleOptions,
+        spec: ImageSpec,
+        pyramid: Pyramid,
+        condition: str,
+        levels: Sequence[int],
+        bias_gain: float,
+    ):
         super().__init__()
-        self.mapping = mapping
-        self.latent = latent
-        self.register_buffer("w_average", torch.zeros(classes, width))
+        classes = len(spec.classes)
+        self.latent = options.latent
+        self.pyramid = pyramid
+        self.mapping = MappingNetwork(options, classes if condition == "embedding" else 1, bias_gain)
+        self.layer_noise = LayerNoise(options, pyramid, levels)
+        self.register_buffer("w_average", torch.zeros(classes, self.mapping.width))
 
     @abstractmethod
     def synthesis(self, ws: Tensor, stage: Stage, noise: NoiseSource | None) -> Tensor:
         """Styles [N, layers, width], one for each layer, to images [N, C, h, w]."""
+
+    def noise_layers(self, stage: Stage) -> Sequence[tuple[int, int]]:
+        """Of all layers up to the stage's size, also of those that take none: their numbers count."""
+        if self.layer_noise.mode != "random":
+            return ()
+        largest = self.pyramid.size(stage.level)
+        return [size for size in self.layer_noise.sizes if size <= largest]
 
     @abstractmethod
     def style_layers(self, stage: Stage) -> int:

@@ -19,7 +19,18 @@ from torch import Tensor, nn
 from medgan.config import GanConfig
 from medgan.contract import Architecture, Batch, Generator, NoiseSource
 from medgan.growing import GrowingDiscriminator, Growth, fade_images
-from medgan.layers import HE_GAIN, LEAK, ClassEmbedding, DoublingConv2d, EqualConv2d, channels_at, exact, pixel_norm
+from medgan.layers import (
+    HE_GAIN,
+    LEAK,
+    ClassEmbedding,
+    DoublingConv2d,
+    EqualConv2d,
+    Equalised,
+    channels_at,
+    exact,
+    pixel_norm,
+    without_equalised_rate,
+)
 from medgan.options import require
 from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
@@ -34,6 +45,7 @@ class Options:
         label_width: length of the class embedding beside z.
         base_channels: see :func:`medgan.layers.channels_at`.
         max_channels: upper bound of feature maps.
+        equalised: equalised learning rate; see :class:`medgan.layers.Equalised`.
         pixel_norm: normalise after every convolution of the generator.
         stddev_group: images in a group of minibatch stddev; 0 leaves it out.
         jitter: strength of the discriminator's multiplicative noise, by which the authors kept least squares from
@@ -47,6 +59,7 @@ class Options:
     label_width: int = 512
     base_channels: int = 16384
     max_channels: int = 512
+    equalised: bool = True
     pixel_norm: bool = True
     stddev_group: int = 4
     jitter: float = 0.0
@@ -68,7 +81,7 @@ class Options:
         return Growth(self.growth_start, self.growth_share, self.growth_fade)
 
 
-class FirstConv(nn.Module):
+class FirstConv(Equalised):
     """The 4x4 convolution of a 1x1 map that makes the smallest size, equalised: [N, I] -> [N, O, h, w]."""
 
     def __init__(self, inputs: int, outputs: int, height: int, width: int):
@@ -81,7 +94,7 @@ class FirstConv(nn.Module):
     def draw_weights(self, rng: torch.Generator) -> None:
         """N(0, 1), biases 0."""
         with torch.no_grad():
-            self.weight.normal_(generator=rng)
+            self.weight.normal_(generator=rng).mul_(self.start)
             self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,6 +160,8 @@ class Pggan(Architecture):
             config.conditioning.discriminator,
             options.jitter,
         )
+        if not options.equalised:
+            without_equalised_rate(self)
 
     def stage_at(self, images_seen: int) -> Stage:
         """Grows by the options' schedule."""
