@@ -5,11 +5,12 @@
 """
 
 from medgan.config import GanConfig
-from medgan.options import Conditioning, Optimiser, Regularisation
+from medgan.options import Augmentation, Conditioning, Optimiser, Regularisation
 from medgan.sample import LoadedGenerator, load, synthesize
 from medgan.synthetic import SyntheticDataset
 
 __all__ = [
+    "Augmentation",
     "Conditioning",
     "GanConfig",
     "LoadedGenerator",

@@ -1,4 +1,4 @@
-"""What is trained: architecture × loss × regularisation, and for how long. Frozen, validated where it is made.
+"""What is trained: architecture × loss × regularisation × augmentation, and for how long. Frozen, validated when made.
 
 The options of an architecture stand beside it (``Options`` in its file); :class:`GanConfig` checks the plain mapping
 ``architecture`` against them and fills in their defaults, so that two configurations that mean the same are the same.
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from medgan.options import (
     FORBID,
+    Augmentation,
     Conditioning,
     Optimiser,
     Regularisation,
@@ -24,6 +25,7 @@ from medgan.options import (
 
 PARTS: Mapping[str, type[Any]] = {
     "regularisation": Regularisation,
+    "augmentation": Augmentation,
     "conditioning": Conditioning,
     "optimiser": Optimiser,
 }
@@ -39,6 +41,7 @@ class GanConfig:
         loss: a name of :data:`medgan.losses.LOSSES`.
         architecture: the network's own options; see ``Options`` in its file. Defaults are filled in.
         regularisation: penalties.
+        augmentation: of what the discriminator sees.
         conditioning: how the class enters.
         optimiser: which one, and its numbers.
         critic_steps: discriminator steps for each generator step.
@@ -61,6 +64,7 @@ class GanConfig:
     images: int
     architecture: Mapping[str, Any] = field(default_factory=dict)
     regularisation: Regularisation = field(default_factory=Regularisation)
+    augmentation: Augmentation = field(default_factory=Augmentation)
     conditioning: Conditioning = field(default_factory=Conditioning)
     optimiser: Optimiser = field(default_factory=Optimiser)
     critic_steps: int = 1

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medgan.architecture import Architecture
 from medgan.config import GanConfig
-from medgan.contract import Architecture, Generator, Phase
+from medgan.contract import Generator, Phase
 from medgan.options import Optimiser
 
 

@@ -132,6 +132,56 @@ class Conditioning:
         require(self.auxiliary > 0, "auxiliary", self.auxiliary, "above 0")
 
 
+TRANSFORMS = (
+    *("flip", "rotate90", "translate"),  # pixels keep their values
+    *("scale", "rotate", "stretch", "shift"),
+    *("brightness", "contrast", "luma_flip"),
+    *("noise", "cutout"),
+)
+DIFFAUGMENT = ("translate", "cutout")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Augmentation of what the discriminator sees; see :mod:`medgan.augment`.
+
+    Attributes:
+        kind: "none"; "adaptive", ADA with p under control; "constant", ADA's transforms with p as it is; or
+            "diffaugment", always on.
+        transforms: the allowed ones, of :data:`TRANSFORMS`; of :data:`DIFFAUGMENT` for "diffaugment". None is allowed
+            unless named: "flip" makes a mirrored chest, which is a wrong label.
+        probability: p, or where it starts.
+        target: of E[sign D(x)] on real images.
+        every: discriminator steps from one change of p to the next.
+        ramp: real images in which p may go from 0 to 1.
+    """
+
+    kind: str = "none"
+    transforms: tuple[str, ...] = ()
+    probability: float = 0.0
+    target: float = 0.6
+    every: int = 4
+    ramp: int = 500_000
+
+    __pydantic_config__: ClassVar[Any] = FORBID
+
+    def __post_init__(self) -> None:
+        require_one_of("kind", self.kind, ("none", "adaptive", "constant", "diffaugment"))
+        for name in self.transforms:
+            require_one_of("transforms", name, DIFFAUGMENT if self.kind == "diffaugment" else TRANSFORMS)
+        require(len(set(self.transforms)) == len(self.transforms), "transforms", self.transforms, "each once")
+        require(
+            self.kind == "none" or bool(self.transforms),
+            "transforms",
+            "none",
+            "one or more of " + ", ".join(TRANSFORMS),
+        )
+        require(0 <= self.probability <= 1, "probability", self.probability, "0 to 1")
+        require(-1 <= self.target <= 1, "target", self.target, "-1 to 1")
+        require(self.every >= 1, "every", self.every, "1 or more")
+        require(self.ramp >= 1, "ramp", self.ramp, "1 or more")
+
+
 def read_options(kind: type[OptionsType], data: Mapping[str, Any], where: str) -> OptionsType:
     """Plain data to a flat dataclass of numbers, texts, switches and lists of texts.
 

@@ -10,8 +10,8 @@ from medgan.sizes import Pyramid
 from pipeline.records import ImageSpec, MedaugError
 
 if TYPE_CHECKING:
+    from medgan.architecture import Architecture
     from medgan.config import GanConfig
-    from medgan.contract import Architecture
 
 NETWORKS = {
     "mlp": "medgan.networks.mlp:Mlp",

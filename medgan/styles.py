@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgan import losses
+from medgan.architecture import Architecture
 from medgan.config import GanConfig
-from medgan.contract import Architecture, Batch, Generator, NoiseSource, Phase, random_latent, random_noise
+from medgan.contract import Batch, Generator, NoiseSource, Phase, random_latent, random_noise
 from medgan.layers import HE_GAIN, LEAK, ClassEmbedding, EqualLinear, exact, pixel_norm
 from medgan.options import require, require_one_of
 from medgan.sizes import Pyramid, Stage

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medgan import registry
+from medgan.architecture import Architecture
 from medgan.checkpoint import latest_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint, write_state
 from medgan.config import GanConfig
-from medgan.contract import Architecture, Batch, Phase
+from medgan.contract import Batch, Phase
 from medgan.data import ResidentImages
 from medgan.optimise import GuardedBuffers, average, build_optimisers, ema_decay, guarded_step
 from medgan.sample import LoadedGenerator

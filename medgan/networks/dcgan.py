@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medgan.architecture import Architecture
 from medgan.config import GanConfig
-from medgan.contract import Architecture, Discriminator, Generator, NoiseSource
+from medgan.contract import Discriminator, Generator, NoiseSource
 from medgan.layers import LEAK, ClassEmbedding, channels_at
 from medgan.options import require
 from medgan.sizes import Pyramid, Stage

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medgan.architecture import Architecture
 from medgan.config import GanConfig
-from medgan.contract import Architecture, Batch, Generator, NoiseSource
+from medgan.contract import Batch, Generator, NoiseSource
 from medgan.growing import GrowingDiscriminator, Growth, fade_images
 from medgan.layers import (
     HE_GAIN,

@@ -90,6 +90,16 @@ def test_clamping_with_networks_of_plain_weights(network, data):
         ("mlp", "bce", {"conditioning": {"discriminator": "projector"}}, "did you mean 'projection'"),
         ("mlp", "bce", {"optimiser": {"kind": "rmsprop", "beta1": 0.5}}, "RMSProp has no first moment"),
         ("mlp", "bce", {"optimiser": {"kind": "adamw"}}, "did you mean 'adam'"),
+        (
+            "dcgan",
+            "wasserstein",
+            {"regularisation": {"r1": 1.0}, "augmentation": {"kind": "adaptive", "transforms": ["shift"]}},
+            "no value of a logit says so",
+        ),
+        ("mlp", "bce", {"augmentation": {"kind": "adaptive"}}, "transforms: found none, expected one or more of flip"),
+        ("mlp", "bce", {"augmentation": {"kind": "adaptive", "transforms": ["flips"]}}, "did you mean 'flip'"),
+        ("mlp", "bce", {"augmentation": {"kind": "diffaugment", "transforms": ["flip"]}}, "known: cutout, translate"),
+        ("mlp", "bce", {"augmentation": {"kind": "constant", "transforms": "flip"}}, "expected a list of texts"),
         ("mlp", "bcee", {}, "loss: unknown 'bcee'; did you mean 'bce'"),
     ],
 )
@@ -272,6 +282,7 @@ def test_what_the_presets_are():
         "pggan_lsgan": ("pggan", "least_squares"),
         "stylegan": ("stylegan", "non_saturating"),
         "stylegan2": ("stylegan2", "non_saturating"),
+        "stylegan2_ada": ("stylegan2", "non_saturating"),
     }.items() <= {name: (config.network, config.loss) for name, config in found.items()}.items()
     clipped, penalised = found["wgan"], found["wgan_gp"]
     assert (clipped.regularisation.clip, clipped.critic_steps, clipped.optimiser.kind) == (0.01, 5, "rmsprop")
