@@ -52,7 +52,8 @@ class GanConfig:
         snapshots: number of evaluation points, evenly spaced, the last one at the end.
         checkpoint_seconds: wall time between two checkpoints.
         precision: "auto" takes bfloat16 where the hardware computes in it, "float32" and "bfloat16" force.
-        skip_limit: so many consecutive steps with non-finite losses or gradients end the training as diverged.
+        skip_limit: so many consecutive steps with non-finite losses or gradients, and the training goes back.
+        rollbacks: how often it goes back to the last good state, with half the learning rates, before it has diverged.
 
     Raises:
         ValueError: one line that names the key, what was found and what was expected.
@@ -75,6 +76,7 @@ class GanConfig:
     checkpoint_seconds: float = 60.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     skip_limit: int = 50
+    rollbacks: int = 2
 
     __pydantic_config__: ClassVar[Any] = FORBID
 
@@ -93,6 +95,7 @@ class GanConfig:
         precisions = ("auto", "float32", "bfloat16")
         require(self.precision in precisions, "precision", self.precision, ", ".join(precisions))
         require(self.skip_limit >= 1, "skip_limit", self.skip_limit, "1 or more")
+        require(self.rollbacks >= 0, "rollbacks", self.rollbacks, "0 (none) or more")
         network = registry.architecture_class(self.network)
         options = read_options(network.Options, self.architecture, f"architecture ({self.network})")
         object.__setattr__(self, "architecture", dataclasses.asdict(options))

@@ -105,7 +105,7 @@ def test_wall_time_survives_in_checkpoints(data, tmp_path):
     config = tiny("dcgan", checkpoint_seconds=0.0)
     with pytest.raises(KilledError):
         fit(config, data, tmp_path, progress=kill_at(8))
-    newest = sorted((tmp_path / "scratch").iterdir())[-1] / "state.json"
+    newest = sorted((tmp_path / "scratch").glob("step-*"))[-1] / "state.json"
     state = json.loads(newest.read_text())
     state["now"]["seconds"] += 1000.0
     newest.write_text(json.dumps(state))
@@ -126,8 +126,9 @@ def test_damaged_checkpoint_is_named_and_the_one_before_it_used(data, tmp_path, 
     scratch = tmp_path / "scratch"
     with pytest.raises(KilledError):
         fit(config, data, tmp_path / "cut", scratch, kill_at(16))
-    newest = sorted(scratch.iterdir())[-1]
-    assert len(list(scratch.iterdir())) == 2  # the last good two
+    newest = sorted(scratch.glob("step-*"))[-1]
+    assert len(list(scratch.glob("step-*"))) == 2  # the last good two
+    assert len(list(scratch.glob("good-*"))) == 2
     weights = newest / "tensors.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
@@ -205,6 +206,8 @@ def test_divergence_is_a_result(data, tmp_path, monkeypatch):
     result = fit(tiny("pggan", skip_limit=6, images=400), data, tmp_path)
     assert result.status == "diverged"
     assert "non-finite" in result.reason
+    assert "gone back 2 times" in result.reason
+    assert [count for _, count in result.curves["rollback"]] == [1.0, 2.0]
     assert result.images_seen < 100
     weights = load_file(tmp_path / "out/generator.safetensors")
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())  # what came before it is usable
