@@ -102,7 +102,7 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, rng: torch.Gene
     """E[(‖∇D(x̂)‖₂ − 1)²] with x̂ = εx + (1 − ε)G(z), ε ~ U(0, 1) for each image (Gulrajani et al. 2017, algorithm 1)."""
     with torch.autocast(real.device.type, enabled=False):
         epsilon = torch.rand(len(real), 1, 1, 1, device=real.device, generator=rng)
-        mixed = torch.lerp(exact(fake), exact(real), epsilon)
+        mixed = torch.lerp(exact(fake), exact(real), epsilon.to(exact(real).dtype))
         norm = _gradient(critic, mixed).square().sum(dim=(1, 2, 3)).add(1e-16).sqrt()  # finite slope at a zero gradient
         return (norm - 1).square().mean()
 

@@ -85,26 +85,74 @@ def test_gradient_penalty_of_a_quadratic_critic_is_taken_between_real_and_fake()
     torch.testing.assert_close(penalty, (2 * 2 * epsilon - 1).square().mean())  # |d/dx x²| = 2x at x = 2ε
 
 
-@pytest.mark.parametrize("preset", ["pggan", "stylegan2"])
-def test_r1_of_a_network_against_finite_differences(preset):
-    architecture = built(tiny(preset), spec()).double()
+CRITICS = {
+    "mlp": ("cgan", {}),
+    "dcgan": ("wgan_gp", {}),
+    "pggan": ("pggan", {}),
+    "stylegan": ("stylegan", {}),
+    "stylegan2": ("stylegan2", {}),
+    "plain": ("stylegan2", {"discriminator_form": "plain"}),
+    "skip": ("stylegan2", {"discriminator_form": "skip"}),
+}
+
+
+def critic_of(name):
+    """A network's discriminator in double precision, of one image of class 1."""
+    preset, switch = CRITICS[name]
+    architecture = built(tiny(preset, architecture=switch), spec()).double().eval()
     stage = architecture.stage_at(10**9)
-    labels = torch.tensor([1])
-    images = torch.randn(1, 1, 16, 16, dtype=torch.float64, generator=rng())
+    return lambda images: architecture.discriminator(images, torch.ones(len(images), dtype=torch.int64), stage)
 
-    def critic(x):
-        return architecture.discriminator(x, labels, stage)
 
-    step, total = 1e-5, 0.0  # ‖∇D‖², pixel by pixel
+def slope_by_differences(critic, image, step=1e-5):
+    """∇D of one image [1, C, H, W], pixel by pixel."""
+    slope = torch.zeros_like(image)
     with torch.no_grad():
-        for place in range(images.numel()):
+        for place in range(image.numel()):
             ends = []
             for sign in (1, -1):
-                moved = images.clone()
+                moved = image.clone()
                 moved.view(-1)[place] += sign * step
-                ends.append(float(critic(moved).sum()))
-            total += ((ends[0] - ends[1]) / (2 * step)) ** 2
-    assert float(losses.r1(critic, images).detach()) == pytest.approx(total, rel=1e-4)
+                ends.append(critic(moved).sum())
+            slope.view(-1)[place] = (ends[0] - ends[1]) / (2 * step)
+    return slope
+
+
+@pytest.mark.parametrize("name", sorted(CRITICS))
+def test_penalties_of_every_critic_against_finite_differences(name):
+    critic = critic_of(name)
+    real, fake = (torch.randn(1, 1, 16, 16, dtype=torch.float64, generator=rng(seed)) for seed in (0, 1))
+    slope = slope_by_differences(critic, real)
+    assert losses.r1(critic, real).item() == pytest.approx(slope.square().sum().item(), rel=1e-4)
+    epsilon = torch.rand(1, 1, 1, 1, generator=rng(5))
+    between = slope_by_differences(critic, epsilon * real + (1 - epsilon) * fake)
+    penalty = losses.gradient_penalty(critic, real, fake, rng(5))
+    assert penalty.item() == pytest.approx((between.norm().item() - 1) ** 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["stylegan", "stylegan2"])
+def test_path_length_of_a_network_against_finite_differences(preset):
+    """‖Jᵀy‖ with each entry of Jᵀy = ∂⟨g(w), y⟩/∂w from two images; squares averaged over the layers."""
+    architecture = built(tiny(preset), spec()).double()
+    generator, stage = architecture.generator, architecture.stage_at(10**9)
+    layers = generator.style_layers(stage)
+    w = generator.mapping(torch.randn(2, 8, dtype=torch.float64, generator=rng()), torch.tensor([0, 1]))
+    ws = w.detach().unsqueeze(1).repeat(1, layers, 1).requires_grad_(True)
+    lengths = losses.path_lengths(generator.synthesis(ws, stage, None), ws, rng(3))
+    y = torch.randn(2, 1, 16, 16, generator=rng(3)).double() / 16
+    slope = torch.zeros_like(ws)
+    step = 1e-6
+    with torch.no_grad():
+        for place in range(ws[0].numel()):
+            ends = []
+            for sign in (1, -1):
+                moved = ws.clone()
+                moved.flatten(1)[:, place] += sign * step
+                ends.append((generator.synthesis(moved, stage, None) * y).sum(dim=(1, 2, 3)))
+            slope.flatten(1)[:, place] = (ends[0] - ends[1]) / (2 * step)
+    expected = slope.square().sum(dim=2).mean(dim=1).sqrt()
+    assert float(expected.min()) > 1e-6
+    torch.testing.assert_close(lengths.detach(), expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("preset", ["pggan", "stylegan", "stylegan2"])

@@ -61,8 +61,12 @@ def test_a_step_changes_both_networks_and_the_average(preset, data):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_resumed_equals_uninterrupted_to_the_bit(preset, data, tmp_path):
     # Growing ends within the run, and lazy phases run before and after the cut.
-    regularisation = {"stylegan2": {"r1_every": 2, "path_length_every": 2}, "stylegan": {"r1_every": 2}}
-    config = tiny(preset, checkpoint_seconds=0.0, regularisation=regularisation.get(preset, {}))
+    lazy = {"r1_every": 2, "path_length_every": 2}
+    regularisation = {"stylegan2": lazy, "stylegan2_ada": lazy, "stylegan": {"r1_every": 2}}.get(preset, {})
+    augmentation = (
+        {"every": 3, "ramp": 64, "target": -0.9} if preset == "stylegan2_ada" else {}
+    )  # p moves, and the cuts fall between
+    config = tiny(preset, checkpoint_seconds=0.0, regularisation=regularisation, augmentation=augmentation)
     straight = fit(config, data, tmp_path / "straight")
     scratch = tmp_path / "scratch"
     for images in (12, 24):
@@ -75,6 +79,8 @@ def test_resumed_equals_uninterrupted_to_the_bit(preset, data, tmp_path):
     assert contents(tmp_path / "cut/out") == contents(tmp_path / "straight/out")
     assert resumed.curves == straight.curves
     assert resumed.images_seen == straight.images_seen == 32
+    if preset == "stylegan2_ada":
+        assert max(p for _, p in straight.curves["augment.p"]) > 0
 
 
 def contents(folder):
