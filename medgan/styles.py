@@ -187,12 +187,23 @@ class StyleGenerator(Generator):
     def truncated_layers(self, stage: Stage) -> int:
         """How many of them truncation touches, counted from the coarsest."""
 
-    def truncate(self, w: Tensor, labels: Tensor, stage: Stage, truncation: float) -> Tensor:
-        """One w for all layers: w' = w̄ + ψ(w − w̄) in the coarse ones (StyleGAN, appendix B). -> [N, layers, width]."""
+    def truncate(self, w: Tensor, labels: Tensor, stage: Stage, truncation: float, layers: int | None = None) -> Tensor:
+        """One w for all layers: w' = w̄ + ψ(w − w̄) in the coarse ones (StyleGAN, appendix B).
+
+        Args:
+            w: [N, width].
+            labels: [N], whose w̄.
+            stage: see :class:`Stage`.
+            truncation: ψ.
+            layers: how many layers it touches, from the coarsest; None for as many as the paper says.
+
+        Returns:
+            styles [N, layers, width].
+        """
         ws = w.unsqueeze(1).repeat(1, self.style_layers(stage), 1)  # [N, W] -> [N, L, W]
         if truncation != 1.0:
             mean = self.w_average[labels].unsqueeze(1)  # [N, W] -> [N, 1, W]
-            coarse = self.truncated_layers(stage)
+            coarse = self.truncated_layers(stage) if layers is None else layers
             ws[:, :coarse] = mean + truncation * (ws[:, :coarse] - mean)
         return ws
 
