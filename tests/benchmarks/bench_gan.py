@@ -240,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(measure(json.loads(options.one))))  # noqa: T201
         return 0
     device = choose_device(options.device)
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor()} CPU"
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     with contextlib.suppress(OSError, StopIteration):
         if device.type == "cpu":
             lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -1,6 +1,8 @@
 """The benchmark's table and JSON, and its counting, on the smallest case."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -21,7 +23,16 @@ def test_flops_by_hand():
 
 
 def test_one_case_to_table_and_json(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    def run(command, **kwargs):  # in this process: another one takes seconds to start
+        printed = capsys.readouterr().out
+        assert command[1:3] == ["-m", "tests.benchmarks.bench_gan"]
+        assert bench_gan.main(command[3:]) == 0
+        row = capsys.readouterr().out
+        sys.stdout.write(printed)
+        return subprocess.CompletedProcess(command, 0, row, "")
+
+    monkeypatch.setattr(bench_gan.subprocess, "run", run)
+    monkeypatch.setattr(bench_gan, "peak_rate", lambda device, precision: 1e12)
     file = tmp_path / "bench.json"
     arguments = ["dcgan:16:4", "--widths", "64", "8", "--seconds", "0.01", "--device", "cpu", "--json", str(file)]
     assert bench_gan.main([*arguments, "--variants", "fast", "plain"]) == 0
@@ -36,6 +47,7 @@ def test_one_case_to_table_and_json(tmp_path, capsys, monkeypatch):
         assert row["images_per_second"] == pytest.approx(4 / row["step_milliseconds"] * 1e3)
         assert row["peak_bytes"] >= 0
     assert fast["flops_per_image"] == pytest.approx(slow["flops_per_image"])
+    assert fast["share_of_matmul"] == pytest.approx(fast["flops_per_second"] / 1e12)
     table = capsys.readouterr().out.splitlines()
     assert table[1].split()[:3] == ["preset", "size", "batch"]
     assert len(table) == 4

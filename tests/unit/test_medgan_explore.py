@@ -248,8 +248,8 @@ def test_projection_finds_what_the_generator_drew(preset, each_layer):
     labels = torch.tensor([0, 1])
     with torch.no_grad():
         targets = gan.render_z(explore.points(gan, labels, 7, "z"), labels, zeros)
-    found = project(gan, targets, labels, steps=200, each_layer=each_layer)
-    assert found.distances.shape == (201, 2)
+    found = project(gan, targets, labels, steps=150, each_layer=each_layer)
+    assert found.distances.shape == (151, 2)
     last, point = found.distances[-1], found.point
     with torch.no_grad():
         others = [layer[:1].expand(64, -1, -1, -1) for layer in zeros]
@@ -265,8 +265,8 @@ def test_projection_finds_what_the_generator_drew(preset, each_layer):
         drawn = gan.render(styles, zeros)
     torch.testing.assert_close(found.images, drawn.clamp(-1, 1), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(pyramid_distance(drawn, targets), last, rtol=1e-3, atol=1e-5)
-    again = project(gan, targets, labels, steps=200, each_layer=each_layer)
-    assert torch.equal(again.point, found.point)
+    first, again = (project(gan, targets, labels, steps=5, each_layer=each_layer) for _ in range(2))
+    assert torch.equal(first.point, again.point)
 
 
 def test_projection_of_one_does_not_depend_on_the_others_target():
