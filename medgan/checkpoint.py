@@ -120,11 +120,12 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, prefix: str) -> dict[str
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-    """Puts back what :func:`optimiser_tensors` took.
+    """Puts back what :func:`optimiser_tensors` took, and nothing else: what has come to be since is dropped.
 
     Moments get the memory layout of their parameter, which safetensors does not keep and fused optimisers count on.
     """
     parameters = _parameters(optimiser)
+    optimiser.state.clear()
     for name, value in tensors.items():
         if not name.startswith(f"{prefix}."):
             continue

@@ -124,6 +124,26 @@ def test_resumed_across_a_rollback_to_the_bit(preset, kill, data, tmp_path, pois
     assert contents(tmp_path / "cut/out") == contents(tmp_path / "straight/out")
 
 
+def test_what_was_grown_since_is_forgotten_wholly(data, tmp_path, poison, monkeypatch):
+    """Back from a level that the good state had not reached: its layers' moments must go, too."""
+    monkeypatch.setattr("medgan.train.GOOD_POINTS", 4)
+    settings = config("pggan", architecture={"growth_share": 0.95, "growth_fade": 0.25})  # level 1 from step 15 on
+    poison.where = lambda trainer: trainer.now.rollbacks == 0 and trainer.now.step >= 18
+    straight, _ = fit(settings, data, tmp_path / "straight")
+    assert straight.curves["rollback"] == [(80.0, 1.0)]
+    fit(settings, data, tmp_path / "cut", kill=(21, 2))  # a fresh process has no moments to forget
+    assert contents(tmp_path / "cut/out") == contents(tmp_path / "straight/out")
+    poison.where = lambda trainer: False
+    trainer = Trainer(settings, data, 3, torch.device("cpu"), ignore)
+    for step in range(STEPS):
+        if step == 10:
+            for optimiser in trainer.optimisers.values():
+                optimiser.param_groups[0]["lr"] *= 0.5
+        trainer.step()
+    weights, mine = load_file(tmp_path / "straight/out/generator.safetensors"), trainer.averaged.state_dict()
+    assert [name for name in weights if not torch.equal(weights[name], mine[name])] == []
+
+
 def test_twice_at_most_then_it_has_diverged(data, tmp_path, poison):
     poison.where = lambda trainer: trainer.now.step >= 11
     result, _ = fit(config(), data, tmp_path / "a")
