@@ -180,7 +180,7 @@ class Architecture(nn.Module, ABC):
         return self.discriminator.score(images, batch.labels, batch.stage, batch.rng).float()
 
     def class_loss(self, scores: Tensor, batch: Batch) -> Tensor:
-        """−E[log P(class | image)] of the auxiliary classifier (Odena et al. 2017, equation 3)."""
+        """−E[log P(class | image)] of the auxiliary classifier (Odena et al. 2017, section 3)."""
         return F.cross_entropy(scores[:, 1:], batch.labels)
 
     def _critic(self, batch: Batch) -> Callable[[Tensor], Tensor]:

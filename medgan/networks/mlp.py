@@ -79,7 +79,7 @@ class Linear(nn.Module):
 
 
 class Maxout(nn.Module):
-    """maxⱼ (xᵀWⱼ + bⱼ): [N, I] -> [N, units] (Goodfellow et al., "Maxout Networks", 2013, equation 3)."""
+    """maxⱼ (xᵀWⱼ + bⱼ): [N, I] -> [N, units] (Goodfellow et al., "Maxout Networks", ICML 2013)."""
 
     def __init__(self, inputs: int, units: int, pieces: int):
         super().__init__()

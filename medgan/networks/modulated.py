@@ -19,6 +19,8 @@ class ModulatedConv2d(Equalised):
     w'ᵢⱼₖ = sᵢ·wᵢⱼₖ (equation 1), w''ᵢⱼₖ = w'ᵢⱼₖ / √(Σᵢₖ w'ᵢⱼₖ² + ε) (equation 3). Convolution is linear, so scaling
     input channel i by sᵢ and output channel j by the root's inverse is the same, and one weight serves all images.
 
+    Demodulation can be switched off, modulation cannot: it is the only way by which w gets into the image.
+
     Args:
         inputs: feature maps in.
         outputs: feature maps out.
