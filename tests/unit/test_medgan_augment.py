@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from medgan import losses
 from medgan.augment import Augment, Geometry, augment, diff_augment
@@ -356,3 +357,18 @@ def test_a_poisoned_step_leaves_the_controller_alone(data):
     assert float(trainer.skipped) == 2  # both networks' losses; no lazy phase is due
     after = trainer.architecture.augment.buffers()
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "diffaugment"])
+def test_nothing_waits_for_the_device(kind):
+    """With tensors that have no values, anything that would read one raises."""
+    with FakeTensorMode():
+        transforms = TRANSFORMS if kind == "adaptive" else ("translate", "cutout")
+        augmentation = Augment(Augmentation(kind, transforms))
+        for buffer in augmentation.buffers():
+            buffer.copy_(torch.rand(()))
+        with pytest.raises(DataDependentOutputException):
+            bool(augmentation.probability > 0)  # what it would look like
+        shown = augmentation(torch.zeros(4, 1, 8, 8), rng())
+        assert shown.shape == (4, 1, 8, 8)
+        augmentation.observe(torch.zeros(4), 0.0)
