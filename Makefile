@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= runs
 
-.PHONY: quickstart test check slow service bench-ingest bench-decoders clean
+.PHONY: quickstart test check slow service bench-ingest bench-decoders bench-gan clean
 .DEFAULT_GOAL := quickstart
 
 .venv/installed: pyproject.toml constraints.txt
@@ -33,6 +33,9 @@ bench-ingest: .venv/installed-test
 
 bench-decoders: .venv/installed-test
 	$(BIN)/python -m tests.benchmarks.bench_decoders $(DATA) --json bench-decoders.json
+
+bench-gan: .venv/installed-test
+	$(BIN)/python -m tests.benchmarks.bench_gan --json bench-gan.json
 
 check: .venv/installed-test
 	$(BIN)/ruff format --check .

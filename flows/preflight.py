@@ -18,7 +18,7 @@ from medgan.registry import build
 from pipeline.records import ImageSpec, MedaugError
 
 WAIT_SECONDS = 10.0
-TRAINING_STATES = 3  # two checkpoints and one in the making
+TRAINING_STATES = 5  # two checkpoints, two to go back to, and one in the making
 BYTES_PER_PARAMETER = 4 * 4  # weights, two Adam moments, the average
 
 

@@ -25,7 +25,17 @@ from pipeline.records import MedaugError
 from pipeline.store import Artifact, Draft, Recipe, Store, code_version, file_sha256
 
 PICTURES, WALK = 9, 8  # images a class, and steps of a latent walk, that the report shows
-CODE = ("medgan.sample", "medgan.networks", "medgan.layers", "pipeline.dataset", "pipeline.dicom.write")
+CODE = (
+    "medgan.sample",
+    "medgan.networks",
+    "medgan.layers",
+    "medgan.styles",
+    "medgan.growing",
+    "medgan.architecture",
+    "pipeline.codes",
+    "pipeline.dataset",
+    "pipeline.dicom.write",
+)
 
 
 def to_uint8(unit: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -4,11 +4,14 @@
 ``medgan.train.train`` trains.
 """
 
-from medgan.config import GanConfig, Optimiser, Regularisation
+from medgan.config import GanConfig
+from medgan.options import Augmentation, Conditioning, Optimiser, Regularisation
 from medgan.sample import LoadedGenerator, load, synthesize
 from medgan.synthetic import SyntheticDataset
 
 __all__ = [
+    "Augmentation",
+    "Conditioning",
     "GanConfig",
     "LoadedGenerator",
     "Optimiser",

@@ -60,22 +60,54 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
-def save_checkpoint(scratch: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes ``scratch/step-N`` and drops all but the newest two."""
-    write_state(scratch / f"step-{step:09d}", tensors, state)
-    for old in sorted(scratch.glob("step-*"))[:-KEEP]:
+def save_checkpoint(
+    scratch: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], kind: str = "step"
+) -> None:
+    """Writes ``scratch/KIND-STEP`` and drops all but the newest two of its kind.
+
+    Args:
+        scratch: where checkpoints live.
+        step: of the training.
+        tensors: by name.
+        state: JSON data.
+        kind: "step", to resume from; or "good", to go back to.
+    """
+    write_state(scratch / f"{kind}-{step:09d}", tensors, state)
+    for old in sorted(scratch.glob(f"{kind}-*"))[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def latest_checkpoint(scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint that is whole; a damaged one is named in a warning, removed, and the one before it used."""
-    for folder in sorted(scratch.glob("step-*"), reverse=True):
+def latest_checkpoint(
+    scratch: Path, kind: str = "step", last: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest checkpoint that is whole; a damaged one is named in a warning, removed, and the one before it used.
+
+    Args:
+        scratch: where checkpoints live.
+        kind: see :func:`save_checkpoint`.
+        last: none of a later step; None for any.
+    """
+    for folder in sorted(scratch.glob(f"{kind}-*"), reverse=True):
+        if last is not None and step_of(folder) > last:
+            continue
         try:
             return read_state(folder)
         except ValueError as error:
             logger.warning("checkpoint %s is damaged (%s): not used, going back to the one before it", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
     return None
+
+
+def drop_checkpoints(scratch: Path, after: int) -> None:
+    """Removes checkpoints of either kind past a step: those of a course that was given up."""
+    for folder in [*scratch.glob("step-*"), *scratch.glob("good-*")]:
+        if step_of(folder) > after:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(folder.name.partition("-")[2])
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
@@ -88,11 +120,12 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, prefix: str) -> dict[str
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-    """Puts back what :func:`optimiser_tensors` took.
+    """Puts back what :func:`optimiser_tensors` took, and nothing else: what has come to be since is dropped.
 
     Moments get the memory layout of their parameter, which safetensors does not keep and fused optimisers count on.
     """
     parameters = _parameters(optimiser)
+    optimiser.state.clear()
     for name, value in tensors.items():
         if not name.startswith(f"{prefix}."):
             continue

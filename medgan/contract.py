@@ -1,4 +1,4 @@
-"""What an architecture must offer, and the parts of a training step that all of them share.
+"""What networks and phases are to the trainer.
 
 The trainer decides *when* a phase runs; the phase decides *what* is computed. An architecture is a module that owns a
 generator, a discriminator and whatever else a training has to remember, so that its ``state_dict`` is the whole of it.
@@ -9,69 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from medgan import losses
-from medgan.config import GanConfig, read_options
-from medgan.layers import double, halve
-from pipeline.records import ImageSpec, MedaugError
-
-SMALLEST, LARGEST = 16, 1024
-LARGEST_BASE = 16
-
-
-@dataclass(frozen=True)
-class Pyramid:
-    """The sizes an image goes through: ``(height, width)·2^level``, level 0 to ``levels``.
-
-    Attributes:
-        height: of the smallest size, 4 pixels or a little more.
-        width: of the smallest size.
-        levels: number of doublings up to the image.
-    """
-
-    height: int
-    width: int
-    levels: int
-
-    @classmethod
-    def of(cls, height: int, width: int) -> Pyramid:
-        """Halves an image's size while both sides are even and at least 4 pixels remain.
-
-        Raises:
-            MedaugError: the size is not ``(h, w)·2^k`` as the networks need it.
-        """
-        smallest, largest, levels = min(height, width), max(height, width), 0
-        h, w = height, width
-        while h % 2 == 0 and w % 2 == 0 and min(h, w) >= 8:
-            h, w, levels = h // 2, w // 2, levels + 1
-        if smallest < SMALLEST or largest > LARGEST or levels < 2 or max(h, w) > LARGEST_BASE or min(h, w) < 4:
-            raise MedaugError(
-                f"image size {height}x{width}: no network can make it; expected {SMALLEST} to {LARGEST} pixels, and "
-                f"sides of 4 to {LARGEST_BASE} doubled at least twice, e.g. 32x32, 48x64 or 256x256; resize at ingest"
-            )
-        return cls(h, w, levels)
-
-    def size(self, level: int) -> tuple[int, int]:
-        """Height and width at a level."""
-        return self.height << level, self.width << level
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where progressive growing stands; for networks that do not grow always the last level and 1.
-
-    Attributes:
-        level: the network works at ``(height, width)·2^level`` of its pyramid.
-        alpha: 0 to 1, weight of the newest level against the one below it.
-    """
-
-    level: int
-    alpha: float = 1.0
-
+from medgan.layers import project_logits
+from medgan.sizes import Stage
 
 NoiseSource = Callable[[int, int, int], Tensor]
 """``noise(layer, height, width)`` gives the layer's noise, float32 [N, 1, height, width]."""
@@ -146,111 +90,43 @@ class Generator(nn.Module, ABC):
 
 
 class Discriminator(nn.Module, ABC):
-    """Image and class to one logit."""
+    """Image and class to one logit, and with an auxiliary classifier to a logit for each class.
 
-    @abstractmethod
-    def forward(self, images: Tensor, labels: Tensor, stage: Stage) -> Tensor:
-        """Images [N, C, h, w] at the stage's size and labels [N] to logits [N]."""
-
-
-class Architecture(nn.Module, ABC):
-    """A pair of networks with its phases; what :mod:`medgan.registry` names.
+    Args:
+        classes: number of classes.
+        condition: see :class:`medgan.options.Conditioning`; with a single class it is "none".
 
     Attributes:
-        Options: frozen dataclass of the architecture's own options.
-        config: the configuration.
-        spec: what the images are.
-        pyramid: their sizes.
-        generator: see :class:`Generator`.
-        discriminator: see :class:`Discriminator`.
+        condition: how the class enters.
+        outputs: numbers that the last layer gives for an image.
     """
 
-    Options: ClassVar[type[Any]]
-    generator: Generator
-    discriminator: Discriminator
-
-    def __init__(self, config: GanConfig, spec: ImageSpec):
+    def __init__(self, classes: int, condition: str):
         super().__init__()
-        self.config = config
-        self.spec = spec
-        self.pyramid = Pyramid.of(spec.height, spec.width)
-        self.loss = losses.LOSSES[config.loss]
-        self.options = read_options(self.Options, config.architecture, f"architecture ({config.network})")
+        self.condition = condition if classes > 1 else "none"
+        self.outputs = 1 + classes if self.condition in ("projection", "auxiliary") else 1
 
-    @classmethod
-    def refuse(cls, config: GanConfig) -> None:
-        """Raises ValueError where options, loss and regularisation make no sense together."""
-        if config.regularisation.path_length > 0:
-            raise ValueError(
-                f"regularisation.path_length: {config.network} has no w whose paths could be measured; expected 0"
-            )
+    @abstractmethod
+    def score(self, images: Tensor, labels: Tensor, stage: Stage, rng: torch.Generator | None) -> Tensor:
+        """What the last layer says.
 
-    def stage_at(self, images_seen: int) -> Stage:
-        """Size and fade after so many real images."""
-        return Stage(self.pyramid.levels)
+        Args:
+            images: [N, C, h, w] at the stage's size.
+            labels: int64 [N].
+            stage: size and fade.
+            rng: where a training's own randomness (dropout) comes from; None leaves it out.
 
-    def reals(self, images: Tensor, stage: Stage) -> Tensor:
-        """Real images as the stage shows them: averaged down to its size, faded like the networks (PGGAN, figure 2)."""
-        for _ in range(self.pyramid.levels - stage.level):
-            images = halve(images)
-        return images if stage.alpha == 1.0 else torch.lerp(double(halve(images)), images, stage.alpha)
+        Returns:
+            [N, outputs].
+        """
 
-    def initialise(self, rng: torch.Generator) -> None:
-        """Draws all weights from one CPU generator, so that a seed means the same in any thread and on any device."""
-        for module in self.modules():
-            draw = getattr(module, "draw_weights", None)
-            if draw is not None:
-                draw(rng)
+    def forward(self, images: Tensor, labels: Tensor, stage: Stage, rng: torch.Generator | None = None) -> Tensor:
+        """See :meth:`score`; logits [N], above the loss's boundary for what looks real."""
+        return self.logits(self.score(images, labels, stage, rng), labels)
 
-    def fakes(self, batch: Batch) -> Tensor:
-        """Generated images for a training step, [N, C, h, w], of the batch's classes."""
-        z = random_latent(batch, self.generator.latent)
-        return self.generator(z, batch.labels, batch.stage, random_noise(batch))
-
-    def phases(self) -> tuple[Phase, ...]:
-        """In the order in which a step runs them."""
-        lazy = self.config.regularisation.r1_every
-        phases = [Phase("discriminator", "discriminator", 1, self.discriminator_loss)]
-        if self.config.regularisation.r1 > 0 and lazy > 1:
-            phases.append(Phase("r1", "discriminator", lazy, self.r1_loss, lazy=True))
-        phases.append(Phase("generator", "generator", self.config.critic_steps, self.generator_loss))
-        return tuple(phases)
-
-    def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The adversarial loss, and the penalties that run at every step."""
-        penalties = self.config.regularisation
-        with torch.no_grad():
-            fake = self.fakes(batch).float()
-        real_logits = self.discriminator(batch.images, batch.labels, batch.stage).float()
-        fake_logits = self.discriminator(fake, batch.labels, batch.stage).float()
-        loss = self.loss.discriminator(real_logits, fake_logits)
-        curves = {"loss.discriminator": loss, "logit.real": real_logits.mean(), "logit.fake": fake_logits.mean()}
-        if penalties.drift > 0:
-            loss = loss + penalties.drift * losses.drift(real_logits)
-        if penalties.gradient_penalty > 0:
-            penalty = losses.gradient_penalty(self._critic(batch), batch.images, fake, batch.rng)
-            loss = loss + penalties.gradient_penalty * penalty
-            curves["penalty.gradient"] = penalty
-        if penalties.r1 > 0 and penalties.r1_every == 1:
-            penalty = losses.r1(self._critic(batch), batch.images)
-            loss = loss + penalties.r1 / 2 * penalty
-            curves["penalty.r1"] = penalty
-        return loss, curves
-
-    def r1_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Lazy R1: computed at every k-th step, so weighted by k (StyleGAN2, appendix B)."""
-        penalty = losses.r1(self._critic(batch), batch.images)
-        weight = self.config.regularisation.r1 / 2 * self.config.regularisation.r1_every
-        return weight * penalty, {"penalty.r1": penalty}
-
-    def generator_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The adversarial loss."""
-        logits = self.discriminator(self.fakes(batch), batch.labels, batch.stage).float()
-        loss = self.loss.generator(logits)
-        return loss, {"loss.generator": loss}
-
-    def _critic(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        return lambda images: self.discriminator(images, batch.labels, batch.stage)
+    def logits(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Scores [N, outputs] to logits [N] of real against generated."""
+        return project_logits(scores, labels) if self.condition == "projection" else scores[:, 0]
 
 
 def random_latent(batch: Batch, latent: int) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan.config import require
-from medgan.contract import Discriminator, Pyramid, Stage
+from medgan.contract import Discriminator
 from medgan.layers import (
     HE_GAIN,
     LEAK,
@@ -21,9 +21,9 @@ from medgan.layers import (
     double,
     halve,
     minibatch_stddev,
-    project_logits,
-    projection_outputs,
 )
+from medgan.options import require
+from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
 
 
@@ -34,7 +34,8 @@ class Growth:
     Attributes:
         start: size of the first stage, in the nominal size that is 4 at level 0: 4 (PGGAN) or 8 (StyleGAN).
         share: share of the training's images by which the last size is wholly there; 0 does not grow at all.
-        fade: share of each doubling's images during which the new level fades in; the rest before it is stable.
+        fade: share of each doubling's images during which the new level fades in; the rest before it is stable. With 0
+            new levels are there at once.
     """
 
     start: int
@@ -44,7 +45,7 @@ class Growth:
     def __post_init__(self) -> None:
         require(self.start in (4, 8, 16), "growth_start", self.start, "4, 8 or 16")
         require(0 <= self.share < 1, "growth_share", self.share, "at least 0, below 1")
-        require(0 < self.fade <= 1, "growth_fade", self.fade, "above 0, at most 1")
+        require(0 <= self.fade <= 1, "growth_fade", self.fade, "0 (no fading) to 1")
 
     def stage_at(self, images_seen: int, images: int, levels: int) -> Stage:
         """Size and fade after ``images_seen`` of ``images``."""
@@ -56,6 +57,8 @@ class Growth:
         level = first + int(doubling)
         if level >= levels:
             return Stage(levels)
+        if self.fade == 0:
+            return Stage(level)
         alpha = (within / each - (1 - self.fade)) / self.fade
         return Stage(level) if alpha <= 0 else Stage(level + 1, alpha)
 
@@ -63,6 +66,12 @@ class Growth:
 def fade_images(below: Tensor, newest: Tensor, alpha: float) -> Tensor:
     """(1 − α)·doubled smaller image + α·newest (PGGAN, figure 2). [N, C, h, w], [N, C, 2h, 2w] -> [N, C, 2h, 2w]."""
     return torch.lerp(double(below), newest, alpha)
+
+
+Jitter = Callable[[Tensor], Tensor]
+"""What is done to the input of every convolution larger than 1x1: [N, C, H, W] to the same."""
+
+JITTER_DECAY = 0.9
 
 
 class DiscriminatorBlock(nn.Module):
@@ -78,12 +87,12 @@ class DiscriminatorBlock(nn.Module):
         self.conv1 = (HalvingConv2d if taps else EqualConv2d)(inputs, outputs, 3, gain=HE_GAIN)
         self.blur = Blur(taps, padding=len(taps) // 2) if taps else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Halves."""
-        x = F.leaky_relu(self.conv0(x), LEAK)
+    def forward(self, x: Tensor, jitter: Jitter) -> Tensor:
+        """Halves; ``jitter`` is done to each convolution's input."""
+        x = F.leaky_relu(self.conv0(jitter(x)), LEAK)
         if self.blur is None:
-            return halve(F.leaky_relu(self.conv1(x), LEAK))
-        return F.leaky_relu(self.conv1(self.blur(x)), LEAK)
+            return halve(F.leaky_relu(self.conv1(jitter(x)), LEAK))
+        return F.leaky_relu(self.conv1(self.blur(jitter(x))), LEAK)
 
 
 class GrowingDiscriminator(Discriminator):
@@ -96,7 +105,14 @@ class GrowingDiscriminator(Discriminator):
         maximum: see :func:`channels_at`.
         stddev_group: images in a group of minibatch stddev; 0 leaves it out.
         taps: of the lowpass before each halving; () for none.
+        condition: see :class:`Discriminator`.
+        jitter: strength of multiplicative noise on the convolutions' inputs; 0 leaves it out.
+
+    Attributes:
+        mean_logit: running mean d̂ of the logits of real images.
     """
+
+    mean_logit: Tensor
 
     def __init__(
         self,
@@ -105,11 +121,15 @@ class GrowingDiscriminator(Discriminator):
         base: int,
         maximum: int,
         stddev_group: int,
-        taps: tuple[float, ...] = (),
+        taps: tuple[float, ...],
+        condition: str,
+        jitter: float = 0.0,
     ):
-        super().__init__()
+        super().__init__(len(spec.classes), condition)
         widths = [channels_at(level, base, maximum) for level in range(pyramid.levels + 1)]
         self.stddev_group = stddev_group
+        self.jitter = jitter
+        self.register_buffer("mean_logit", torch.zeros(()))
         self.from_rgb = nn.ModuleList(EqualConv2d(spec.channels, width, 1, gain=HE_GAIN) for width in widths)
         # blocks[l] leads from level l + 1 to level l
         self.blocks = nn.ModuleList(
@@ -117,21 +137,41 @@ class GrowingDiscriminator(Discriminator):
         )
         self.conv = EqualConv2d(widths[0] + (stddev_group > 0), widths[0], 3, gain=HE_GAIN)
         self.dense = EqualLinear(widths[0] * pyramid.height * pyramid.width, widths[0], gain=HE_GAIN)
-        self.score = EqualLinear(widths[0], projection_outputs(len(spec.classes)))
+        self.last = EqualLinear(widths[0], self.outputs)
 
-    def forward(self, images: Tensor, labels: Tensor, stage: Stage) -> Tensor:
-        """See :meth:`Discriminator.forward`."""
+    def score(self, images: Tensor, labels: Tensor, stage: Stage, rng: torch.Generator | None) -> Tensor:
+        """See :meth:`Discriminator.score`."""
         images = images.contiguous(memory_format=torch.channels_last)
+        jitter = self._jitter(rng)
         x = self._read(images, stage.level)  # [N, C, h, w] -> [N, F, h, w]
         for level in reversed(range(stage.level)):
-            x = self.blocks[level](x)  # [N, F, h, w] -> [N, 2F, h/2, w/2]
+            x = self.blocks[level](x, jitter)  # [N, F, h, w] -> [N, 2F, h/2, w/2]
             if level == stage.level - 1 and stage.alpha < 1:
                 x = torch.lerp(self._read(halve(images), level), x, stage.alpha)
         if self.stddev_group:
             x = minibatch_stddev(x, self.stddev_group)
-        x = F.leaky_relu(self.conv(x), LEAK)
+        x = F.leaky_relu(self.conv(jitter(x)), LEAK)
         x = F.leaky_relu(self.dense(x.flatten(1)), LEAK)  # [N, F, h, w] -> [N, F·h·w] -> [N, F]
-        return project_logits(self.score(x), labels)
+        scores: Tensor = self.last(x)
+        return scores
+
+    @torch.no_grad()
+    def track(self, logit: Tensor) -> None:
+        """Moves the running mean: d̂ ← 0.9·d̂ + 0.1·d (PGGAN, appendix B)."""
+        moved = torch.lerp(logit, self.mean_logit, JITTER_DECAY)
+        self.mean_logit.copy_(torch.where(torch.isfinite(moved), moved, self.mean_logit))
+
+    def _jitter(self, rng: torch.Generator | None) -> Jitter:
+        """Noise of strength 0.2·max(0, d̂ − ½)² (PGGAN, appendix B): more of it, the surer the discriminator is."""
+        if self.jitter == 0 or rng is None:
+            return lambda x: x
+        strength = self.jitter * F.relu(self.mean_logit - 0.5).square()
+
+        def multiply(x: Tensor) -> Tensor:
+            noise = torch.randn(x.shape, device=x.device, generator=rng)
+            return x * (1 + strength * noise).to(x.dtype)
+
+        return multiply
 
     def _read(self, images: Tensor, level: int) -> Tensor:
         return F.leaky_relu(self.from_rgb[level](images), LEAK)

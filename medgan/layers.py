@@ -22,11 +22,42 @@ def channels_at(level: int, base: int, maximum: int) -> int:
     return max(min(base // (4 << level), maximum), 1)
 
 
-class EqualLinear(nn.Module):
-    """A linear layer with equalised learning rate (PGGAN, section 4.1).
+class Equalised(nn.Module):
+    """A layer with equalised learning rate (PGGAN, section 4.1).
 
     Weights are drawn from N(0, 1) and scaled by He's constant at every use, so that all of them have the same dynamic
     range and Adam the same effective step.
+
+    Attributes:
+        weight: the parameter.
+        scale: its factor at every use.
+        rate: learning rate relative to other layers; ``scale`` has it as a factor.
+        start: factor of the N(0, 1) that the weight is drawn from.
+    """
+
+    weight: nn.Parameter
+    scale: float
+    rate: float = 1.0
+    start: float = 1.0
+
+    def fold(self) -> None:
+        """Moves He's constant from every use into the first draw, before weights are drawn.
+
+        The layer then computes the same at the start and learns like any other: equalisation switched off.
+        """
+        self.start *= self.scale / self.rate
+        self.scale = self.rate
+
+
+def without_equalised_rate(module: nn.Module) -> None:
+    """Folds all layers in a module; see :meth:`Equalised.fold`."""
+    for layer in module.modules():
+        if isinstance(layer, Equalised):
+            layer.fold()
+
+
+class EqualLinear(Equalised):
+    """A linear layer with equalised learning rate.
 
     Args:
         inputs: features in.
@@ -53,12 +84,13 @@ class EqualLinear(nn.Module):
         self.scale = gain / math.sqrt(inputs) * rate
         self.bias_scale = bias_gain * rate
         self.rate = rate
+        self.start = 1.0 / rate
         self.bias_start = bias
 
     def draw_weights(self, rng: torch.Generator) -> None:
         """N(0, 1) over the rate: at the first step the layer computes what one of rate 1 would."""
         with torch.no_grad():
-            self.weight.normal_(generator=rng).div_(self.rate)
+            self.weight.normal_(generator=rng).mul_(self.start)
             self.bias.fill_(self.bias_start / self.rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,8 +98,8 @@ class EqualLinear(nn.Module):
         return F.linear(x, self.weight * self.scale, self.bias * self.bias_scale)
 
 
-class EqualConv2d(nn.Module):
-    """A convolution with equalised learning rate and odd kernel (PGGAN, section 4.1).
+class EqualConv2d(Equalised):
+    """A convolution with equalised learning rate and odd kernel.
 
     Args:
         inputs: feature maps in.
@@ -91,7 +123,7 @@ class EqualConv2d(nn.Module):
     def draw_weights(self, rng: torch.Generator) -> None:
         """N(0, 1), biases 0."""
         with torch.no_grad():
-            self.weight.normal_(generator=rng)
+            self.weight.normal_(generator=rng).mul_(self.start)
             if self.bias is not None:
                 self.bias.zero_()
 
@@ -179,20 +211,13 @@ def project_logits(outputs: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         outputs: [N, 1 + classes] of one linear layer on φ(x): the first is ψ, the others are the inner products
-            with every v. With a single class: [N, 1], ψ alone.
+            with every v.
         labels: [N].
 
     Returns:
         logits [N].
     """
-    if outputs.shape[1] == 1:
-        return outputs[:, 0]
     return outputs[:, 0] + outputs[:, 1:].gather(1, labels.unsqueeze(1)).squeeze(1)
-
-
-def projection_outputs(classes: int) -> int:
-    """How many outputs :func:`project_logits` wants of a discriminator's last layer."""
-    return 1 + classes if classes > 1 else 1
 
 
 def exact(x: Tensor) -> Tensor:

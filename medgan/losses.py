@@ -26,10 +26,13 @@ class AdversarialLoss:
     Attributes:
         discriminator: (real logits [N], fake logits [N]) → scalar.
         generator: fake logits [N] → scalar.
+        boundary: the logit at which the discriminator calls real and generated equally likely; None where logits have
+            no such meaning.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor], Tensor]
+    boundary: float | None = 0.0
 
 
 def _logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -40,6 +43,16 @@ def _logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 def _logistic_generator(fake: Tensor) -> Tensor:
     # −log D(G(z)): the non-saturating form  (Goodfellow et al. 2014, section 3)
     return F.softplus(-fake).mean()
+
+
+def _minimax_generator(fake: Tensor) -> Tensor:
+    # log(1 − D(G(z))): the other side of equation 1 as it stands. Its gradient vanishes where D is sure of itself.
+    return -F.softplus(fake).mean()
+
+
+def _hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    # E[max(0, 1 − D(x))] + E[max(0, 1 + D(G(z)))]  (Lim & Ye 2017; Miyato et al. 2018, equation 16)
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
 def _wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -66,8 +79,10 @@ LOSSES: Mapping[str, AdversarialLoss] = MappingProxyType(
     {
         "bce": _LOGISTIC,  # what DCGAN calls it; on logits the same function as the next
         "non_saturating": _LOGISTIC,
-        "wasserstein": AdversarialLoss(_wasserstein_discriminator, _wasserstein_generator),
-        "least_squares": AdversarialLoss(_least_squares_discriminator, _least_squares_generator),
+        "minimax": AdversarialLoss(_logistic_discriminator, _minimax_generator),
+        "least_squares": AdversarialLoss(_least_squares_discriminator, _least_squares_generator, boundary=0.5),
+        "hinge": AdversarialLoss(_hinge_discriminator, _wasserstein_generator),
+        "wasserstein": AdversarialLoss(_wasserstein_discriminator, _wasserstein_generator, boundary=None),
     }
 )
 
@@ -87,7 +102,7 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, rng: torch.Gene
     """E[(‖∇D(x̂)‖₂ − 1)²] with x̂ = εx + (1 − ε)G(z), ε ~ U(0, 1) for each image (Gulrajani et al. 2017, algorithm 1)."""
     with torch.autocast(real.device.type, enabled=False):
         epsilon = torch.rand(len(real), 1, 1, 1, device=real.device, generator=rng)
-        mixed = torch.lerp(exact(fake), exact(real), epsilon)
+        mixed = torch.lerp(exact(fake), exact(real), epsilon.to(exact(real).dtype))
         norm = _gradient(critic, mixed).square().sum(dim=(1, 2, 3)).add(1e-16).sqrt()  # finite slope at a zero gradient
         return (norm - 1).square().mean()
 

@@ -1,14 +1,17 @@
-"""Adam, steps that a non-finite value cannot spoil, and the averaged generator."""
+"""Adam and RMSProp, steps that a non-finite value cannot spoil, and the averaged generator."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medgan.config import GanConfig, Optimiser
-from medgan.contract import Architecture, Generator, Phase
+from medgan.architecture import Architecture
+from medgan.config import GanConfig
+from medgan.contract import Generator, Phase
+from medgan.options import Optimiser
 
 
 class GuardedAdam(torch.optim.Adam):
@@ -24,14 +27,56 @@ class GuardedAdam(torch.optim.Adam):
     grad_scale: Tensor | None = None
 
 
-def build_optimisers(architecture: Architecture, phases: Sequence[Phase], options: Optimiser) -> dict[str, GuardedAdam]:
-    """One Adam for each network.
+class GuardedRmsProp(torch.optim.Optimizer):
+    """RMSProp (Tieleman & Hinton 2012) that can be told on the device to leave out a step, which torch's cannot.
+
+    v ← αv + (1 − α)g², then θ ← θ − λ·g/(√v + ε): epsilon outside the root, as torch has it.
+
+    Attributes:
+        found_inf: see :class:`GuardedAdam`.
+    """
+
+    found_inf: Tensor | None = None
+
+    def __init__(self, parameters: Sequence[Tensor], lr: float, alpha: float, eps: float):
+        super().__init__(parameters, {"lr": lr, "alpha": alpha, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Updates weights that have a gradient, unless :attr:`found_inf` is non-zero."""
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            for weight in weights:
+                if not self.state[weight]:
+                    self.state[weight]["square_avg"] = torch.zeros_like(weight)
+            squares = [self.state[weight]["square_avg"] for weight in weights]
+            # Where a step is skipped the gradients become zeros, and rate and 1 − α with them.
+            kept = torch.ones((), device=weights[0].device) if self.found_inf is None else 1 - self.found_inf
+            gradients = [torch.where(kept > 0, weight.grad, 0.0) for weight in weights]
+            new = torch._foreach_mul(gradients, gradients)
+            torch._foreach_sub_(new, squares)
+            torch._foreach_mul_(new, (1 - group["alpha"]) * kept)
+            torch._foreach_add_(squares, new)
+            roots = torch._foreach_sqrt(squares)
+            torch._foreach_add_(roots, group["eps"])
+            torch._foreach_addcdiv_(weights, gradients, roots, value=-group["lr"])
+
+
+GuardedOptimiser = GuardedAdam | GuardedRmsProp
+
+
+def build_optimisers(
+    architecture: Architecture, phases: Sequence[Phase], options: Optimiser
+) -> dict[str, GuardedOptimiser]:
+    """One optimiser for each network.
 
     Where a regulariser runs on its own once for every k updates of its network, the optimiser makes k + 1 updates where
     k were meant; with c = k / (k + 1), rate and decays become c·λ, β₁^c and β₂^c (StyleGAN2, appendix B, "lazy
     regularization"). A network that is not updated at every step counts its own updates, not steps.
     """
-    optimisers: dict[str, GuardedAdam] = {}
+    optimisers: dict[str, GuardedOptimiser] = {}
     for name, rate in (("generator", options.generator_rate), ("discriminator", options.discriminator_rate)):
         main = min(phase.every for phase in phases if phase.network == name and not phase.lazy)
         c = 1.0
@@ -39,12 +84,15 @@ def build_optimisers(architecture: Architecture, phases: Sequence[Phase], option
             if phase.network == name and phase.lazy:
                 c *= phase.every / (phase.every + main)  # k = every / main
         parameters = list(getattr(architecture, name).parameters())
+        if options.kind == "rmsprop":
+            optimisers[name] = GuardedRmsProp(parameters, lr=rate * c, alpha=options.beta2**c, eps=options.epsilon)
+            continue
         betas = (options.beta1**c, options.beta2**c)
         optimisers[name] = GuardedAdam(parameters, lr=rate * c, betas=betas, eps=options.epsilon, fused=True)
     return optimisers
 
 
-def guarded_step(optimiser: GuardedAdam, loss: Tensor) -> Tensor:
+def guarded_step(optimiser: GuardedOptimiser, loss: Tensor) -> Tensor:
     """Updates the weights unless the loss or a gradient is non-finite; then drops the gradients.
 
     Returns:

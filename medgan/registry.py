@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from medgan.options import nearest
+from medgan.sizes import Pyramid
 from pipeline.records import ImageSpec, MedaugError
 
 if TYPE_CHECKING:
+    from medgan.architecture import Architecture
     from medgan.config import GanConfig
-    from medgan.contract import Architecture
 
 NETWORKS = {
+    "mlp": "medgan.networks.mlp:Mlp",
     "dcgan": "medgan.networks.dcgan:Dcgan",
     "pggan": "medgan.networks.pggan:Pggan",
     "stylegan": "medgan.networks.stylegan:StyleGan",
@@ -26,8 +29,6 @@ def architecture_class(name: str) -> type[Architecture]:
         MedaugError: no such name; the nearest one is named.
     """
     if name not in NETWORKS:
-        from medgan.config import nearest
-
         raise MedaugError(f"network: unknown {name!r}{nearest(name, NETWORKS)}")
     module, _, attribute = NETWORKS[name].partition(":")
     found: type[Architecture] = getattr(importlib.import_module(module), attribute)
@@ -46,8 +47,6 @@ def check(config: GanConfig, spec: ImageSpec) -> None:
     Raises:
         MedaugError: an unknown network, a size that no network can make, or more than 4 channels.
     """
-    from medgan.contract import Pyramid
-
     architecture_class(config.network)
     if not 1 <= spec.channels <= 4:
         raise MedaugError(f"{spec.channels} channels: expected 1 to 4; choose channels at ingest")

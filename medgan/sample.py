@@ -16,9 +16,10 @@ from torch import Tensor
 
 from medgan import registry
 from medgan.config import GanConfig
-from medgan.contract import Generator, NoiseSource, Pyramid, Stage
+from medgan.contract import Generator, NoiseSource
 from medgan.layers import double
 from medgan.seeds import seeded
+from medgan.sizes import Pyramid, Stage
 from medgan.styles import StyleGenerator
 from pipeline.codes import encode
 from pipeline.dataset import IMAGES, dataset_meta, write_index
@@ -85,13 +86,13 @@ class LoadedGenerator:
         Raises:
             MedaugError: a label out of range, or truncation of a generator without w.
         """
-        classes = self._labels(labels)
+        classes = self.check_labels(labels)
         if truncation != 1.0 and not self.has_w:
             raise MedaugError(f"truncation {truncation}: {self.config.network} has no w to truncate; expected 1.0")
         drawn = []
         for begin in range(0, len(classes), self.batch):
             part = classes[begin : begin + self.batch]
-            z, noise = self._latents([seeded(seed, start + begin + i) for i in range(len(part))])
+            z, noise = self.draw_latents([seeded(seed, start + begin + i) for i in range(len(part))])
             drawn.append(self._draw(z, part, noise, truncation))
         return torch.cat(drawn) if drawn else torch.empty(0, self.spec.channels, self.spec.height, self.spec.width)
 
@@ -105,8 +106,8 @@ class LoadedGenerator:
             float32 [steps, C, H, W] in [-1, 1], on the CPU.
         """
         anchors = max(2, math.ceil(steps / 8) + 1)
-        z, noise = self._latents([seeded(seed, "walk", i) for i in range(anchors)])
-        labels = self._labels([label] * anchors)
+        z, noise = self.draw_latents([seeded(seed, "walk", i) for i in range(anchors)])
+        labels = self.check_labels([label] * anchors)
         with torch.inference_mode():
             w = self.network.mapping(z, labels) if isinstance(self.network, StyleGenerator) else None
         frames = []
@@ -125,7 +126,12 @@ class LoadedGenerator:
         """Images drawn at a time."""
         return max(1, min(256, BATCH_PIXELS // (self.spec.height * self.spec.width)))
 
-    def _labels(self, labels: Sequence[int] | Tensor) -> Tensor:
+    def check_labels(self, labels: Sequence[int] | Tensor) -> Tensor:
+        """Class indices as int64 [N] on the device.
+
+        Raises:
+            MedaugError: one is out of range.
+        """
         classes = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
         if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < len(self.spec.classes):
             raise MedaugError(
@@ -134,7 +140,7 @@ class LoadedGenerator:
             )
         return classes.to(self.device)
 
-    def _latents(self, rngs: Sequence[torch.Generator]) -> tuple[Tensor, list[Tensor]]:
+    def draw_latents(self, rngs: Sequence[torch.Generator]) -> tuple[Tensor, list[Tensor]]:
         """Latents [N, latent] and each layer's noise [N, 1, h, w], image i from generator i."""
         z = torch.stack([torch.randn(self.network.latent, generator=rng) for rng in rngs])
         noise = [
@@ -147,17 +153,29 @@ class LoadedGenerator:
         with torch.inference_mode():
             if isinstance(self.network, StyleGenerator):
                 return self._draw_w(self.network.mapping(z, labels), labels, noise, truncation)
-            return self._finish(self.network(z, labels, self.stage, held(noise)))
+            return self._finish(self.render_z(z, labels, noise))
 
     def _draw_w(self, w: Tensor, labels: Tensor, noise: Sequence[Tensor], truncation: float) -> Tensor:
         assert isinstance(self.network, StyleGenerator)
         with torch.inference_mode():
             ws = self.network.truncate(w, labels, self.stage, truncation)
-            return self._finish(self.network.synthesis(ws, self.stage, held(noise)))
+            return self._finish(self.render(ws, noise))
 
-    def _finish(self, images: Tensor) -> Tensor:
+    def render(self, styles: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        """Images of styles [N, layers, width], not clamped and still on the device: differentiable."""
+        assert isinstance(self.network, StyleGenerator)
+        return self._full_size(self.network.synthesis(styles, self.stage, held(noise)))
+
+    def render_z(self, z: Tensor, labels: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        """Images of latents [N, latent]; see :meth:`render`."""
+        return self._full_size(self.network(z, labels, self.stage, held(noise)))
+
+    def _full_size(self, images: Tensor) -> Tensor:
         for _ in range(self.pyramid.levels - self.stage.level):  # a network that has not grown up yet
             images = double(images)
+        return images
+
+    def _finish(self, images: Tensor) -> Tensor:
         return images.float().clamp(-1.0, 1.0).cpu().contiguous()
 
     def save(self, folder: Path, **extra: Any) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medgan import registry
-from medgan.checkpoint import latest_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint, write_state
+from medgan.architecture import Architecture
+from medgan.checkpoint import (
+    drop_checkpoints,
+    latest_checkpoint,
+    optimiser_tensors,
+    restore_optimiser,
+    save_checkpoint,
+    write_state,
+)
 from medgan.config import GanConfig
-from medgan.contract import Architecture, Batch, Phase
+from medgan.contract import Batch, Phase
 from medgan.data import ResidentImages
 from medgan.optimise import GuardedBuffers, average, build_optimisers, ema_decay, guarded_step
+from medgan.progression import Progression, TrainResult, grid
 from medgan.sample import LoadedGenerator
 from medgan.seeds import seed_of, seeded
 from pipeline.dataset import ScanDataset
@@ -30,43 +39,15 @@ from pipeline.device import autocast, choose_device, place
 from pipeline.records import LogFunction, MedaugError, Progress
 
 CURVE_POINTS = 200
-GRID_COLUMNS = 8
+"""At so many points of a training curves are read from the device, and whether it still goes well."""
 
-Curves = dict[str, list[tuple[float, float]]]
+GOOD_POINTS = 20
+"""States to go back to, in a whole training."""
+
+logger = logging.getLogger(__name__)
+
 SnapshotFunction = Callable[[int, LoadedGenerator], Mapping[str, float]]
 GridFunction = Callable[[int, NDArray[np.uint8]], None]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a training ended.
-
-    Attributes:
-        status: "done", or "diverged".
-        reason: the diagnosis of a divergence, one line; else "".
-        images_seen: real images shown to the discriminator.
-        seconds: wall time, all resumptions together.
-        parameters: {"generator": n, "discriminator": n}.
-        curves: metric → list of (images seen, value).
-    """
-
-    status: str
-    reason: str
-    images_seen: int
-    seconds: float
-    parameters: Mapping[str, int]
-    curves: Mapping[str, list[tuple[float, float]]]
-
-
-@dataclass
-class Progression:
-    """What changes while training and is not in a network: goes into the checkpoint's JSON."""
-
-    step: int = 0
-    images_seen: int = 0
-    seconds: float = 0.0
-    snapshots: int = 0
-    curves: Curves = field(default_factory=dict)
 
 
 def train(
@@ -120,17 +101,24 @@ class Trainer:
         self.log = log
         self.spec, self.value_range = data.spec, data.value_range
         self.images = ResidentImages(data, seed_of(seed, "order"), device)
-        architecture = registry.build(config, data.spec)
-        architecture.initialise(seeded(seed, "weights"))
+        self.skipped = torch.zeros((), device=device)  # steps skipped so far, those of abandoned courses too
+        self.start()
+
+    def start(self) -> None:
+        """The state of the first step."""
+        config, device = self.config, self.device
+        architecture = registry.build(config, self.spec)
+        architecture.initialise(seeded(self.seed, "weights"))
         self.architecture: Architecture = place(architecture, device)
         self.averaged = copy.deepcopy(architecture.generator).eval().requires_grad_(False)
+        self.architecture.train().requires_grad_(False)
         self.phases = self.architecture.phases()
         self.statistics = GuardedBuffers(self.architecture)
         self.optimisers = build_optimisers(self.architecture, self.phases, config.optimiser)
-        self.rng = seeded(seed, "steps", device=device)
+        self.rates = {name: float(optimiser.param_groups[0]["lr"]) for name, optimiser in self.optimisers.items()}
+        self.rng = seeded(self.seed, "steps", device=device)
         self.now = Progression()
-        self.skipped = torch.zeros((), device=device)  # steps skipped so far
-        self.in_a_row = {name: torch.zeros((), device=device) for name in self.optimisers}  # the newest run of them
+        self.in_a_row = {name: torch.zeros((), device=device) for name in self.optimisers}  # the newest run of skips
         self.pending: dict[str, list[Tensor]] = {}  # curve values that no one has read yet
 
     # -- one step ------------------------------------------------------------------------------------------------------
@@ -157,6 +145,7 @@ class Trainer:
         loss.backward()
         bad = guarded_step(self.optimisers[phase.network], loss)
         self.statistics.settle(bad)
+        self.architecture.after_update(phase.network)
         network.requires_grad_(False)
         self.skipped += bad
         self.in_a_row[phase.network] = (self.in_a_row[phase.network] + bad) * bad
@@ -174,31 +163,76 @@ class Trainer:
         on_grid: GridFunction | None,
     ) -> TrainResult:
         """Steps until the images are used up or the training has diverged, then writes the result."""
-        config, now = self.config, self.now
+        config = self.config
         steps = math.ceil(config.images / config.batch)
         log_every = max(1, steps // CURVE_POINTS)
-        self.architecture.train().requires_grad_(False)
         clock = saved = time.monotonic()
 
         def due() -> bool:
-            return now.step % log_every == 0 or now.step == steps
+            return self.now.step % log_every == 0 or self.now.step == steps
 
-        reason = self.diagnosis() if due() else ""  # only where an unbroken run has looked, too
-        while now.step < steps and not reason:
+        reason = self.look(scratch, steps) if due() else ""  # only where an unbroken run has looked, too
+        while self.now.step < steps and not reason:
             self.step()
             if due():
                 self.flush_curves()
-                reason = self.diagnosis()
-            if now.step * config.snapshots >= (now.snapshots + 1) * steps and not reason:
-                now.snapshots += 1
+                reason = self.look(scratch, steps)
+            if self.now.step * config.snapshots >= (self.now.snapshots + 1) * steps and not reason:
+                self.now.snapshots += 1
                 self.snapshot(on_snapshot, on_grid)
             tick = time.monotonic()
-            now.seconds, clock = now.seconds + tick - clock, tick
+            self.now.seconds, clock = self.now.seconds + tick - clock, tick
             if tick - saved >= config.checkpoint_seconds:
-                save_checkpoint(scratch, now.step, *self.state())
+                save_checkpoint(scratch, self.now.step, *self.state())
                 saved = time.monotonic()
-            progress(min(now.images_seen, config.images), config.images)
+            progress(min(self.now.images_seen, config.images), config.images)
         return self.finish(output, "diverged" if reason else "done", reason)
+
+    # -- when it does not go well --------------------------------------------------------------------------------------
+
+    def look(self, scratch: Path, steps: int) -> str:
+        """Keeps a good state or goes back to one; why the training cannot go on, or ""."""
+        reason = self.diagnosis()
+        if reason and self.now.rollbacks < self.config.rollbacks:
+            self.roll_back(scratch, reason)
+            return ""
+        if reason and self.now.rollbacks > 0:
+            return f"{reason}; it had gone back {self.now.rollbacks} times and halved its learning rates each time"
+        point = self.now.step * GOOD_POINTS // steps
+        if self.now.good < point < GOOD_POINTS and not any(int(count) for count in self.in_a_row.values()):
+            self.now.good = point
+            save_checkpoint(scratch, self.now.step, *self.state(), kind="good")
+        return reason
+
+    def roll_back(self, scratch: Path, reason: str) -> None:
+        """Back to the newest good state (or to the start, if there is none), with half the learning rates.
+
+        Good states are kept at steps that follow from the configuration alone, never by the clock, so that a training
+        that went back is as reproducible as any other. What was skipped stays counted, and when it went back stays in
+        the curves; the other points of the abandoned course go with it.
+        """
+        failed, skipped = self.now, self.skipped
+        good = latest_checkpoint(scratch, kind="good", last=failed.step)
+        if good is None:
+            self.start()
+        else:
+            self.restore(*good)
+        count = failed.rollbacks + 1
+        events = [*failed.curves.get("rollback", []), (float(failed.images_seen), float(count))]
+        self.now.rollbacks, self.now.seconds, self.now.curves["rollback"] = count, failed.seconds, events
+        self.skipped = skipped
+        self.in_a_row = {name: torch.zeros_like(run) for name, run in self.in_a_row.items()}
+        self.set_rates()
+        self.log({"rollback": float(count)}, failed.images_seen)
+        logger.warning("%s; going back to %d images with half the learning rates", reason, self.now.images_seen)
+        drop_checkpoints(scratch, after=self.now.step)
+        save_checkpoint(scratch, self.now.step, *self.state())
+
+    def set_rates(self) -> None:
+        """Learning rates, halved as often as the training went back."""
+        for name, optimiser in self.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = self.rates[name] * 0.5**self.now.rollbacks
 
     def diagnosis(self) -> str:
         """Why the training cannot go on, or ""."""
@@ -297,15 +331,4 @@ class Trainer:
         self.in_a_row = {name: tensors[f"in_a_row.{name}"].to(self.device) for name in self.optimisers}
         curves = {name: [(x, y) for x, y in points] for name, points in state["now"]["curves"].items()}
         self.now = Progression(**{**state["now"], "curves": curves})
-
-
-def grid(generator: LoadedGenerator, seed: int) -> NDArray[np.uint8]:
-    """A picture of samples, one row a class: uint8 [rows, columns], or [rows, columns, 3] for 3 or more channels."""
-    classes = len(generator.spec.classes)
-    labels = [label for label in range(classes) for _ in range(GRID_COLUMNS)]
-    images = generator.sample(labels, seed)
-    images = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
-    C, H, W = images.shape[1:]
-    tiles = images.reshape(classes, GRID_COLUMNS, C, H, W).permute(0, 3, 1, 4, 2)  # -> [classes, H, columns, W, C]
-    pixels = ((tiles + 1) * 127.5).round().to(torch.uint8).reshape(classes * H, GRID_COLUMNS * W, C).numpy()
-    return pixels if C == 3 else pixels[..., 0]
+        self.set_rates()

@@ -3,7 +3,8 @@
 Their guidelines (section 3): strided instead of pooled, batch norm in both networks but not at the generator's output
 and the discriminator's input, no hidden fully connected layers, ReLU and tanh in the generator, leaky ReLU 0.2 in the
 discriminator, all weights from N(0, 0.02). Channels halve with each doubling, 1024 at 4x4 (their figure 1).
-The class enters beside z (Mirza & Osindero 2014) and by projection (Miyato & Koyama 2018).
+The class enters beside z (Mirza & Osindero 2014) or in batch norm, and by projection (Miyato & Koyama 2018) or as an
+auxiliary classifier (Odena et al. 2017).
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan.config import GanConfig, require
-from medgan.contract import Architecture, Discriminator, Generator, NoiseSource, Pyramid, Stage
-from medgan.layers import LEAK, ClassEmbedding, channels_at, project_logits, projection_outputs
+from medgan.architecture import Architecture
+from medgan.config import GanConfig
+from medgan.contract import Discriminator, Generator, NoiseSource
+from medgan.layers import LEAK, ClassEmbedding, channels_at
+from medgan.options import require
+from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
 
 
@@ -107,18 +111,45 @@ class BatchNorm(nn.BatchNorm2d):
             self.bias.zero_()
 
 
+class ClassBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose scale and shift are the class's own (Dumoulin et al. 2017; de Vries et al. 2017).
+
+    Statistics stay common to all classes, as published: it is scale and shift that tell them apart.
+    """
+
+    def __init__(self, channels: int, classes: int):
+        super().__init__(channels, affine=False)
+        self.scales = nn.Parameter(torch.empty(classes, channels))
+        self.shifts = nn.Parameter(torch.empty(classes, channels))
+
+    def draw_weights(self, rng: torch.Generator) -> None:
+        """Like :class:`BatchNorm`, a draw for each class."""
+        self.reset_running_stats()
+        with torch.no_grad():
+            self.scales.normal_(1.0, 0.02, generator=rng)
+            self.shifts.zero_()
+
+    def restyle(self, x: Tensor, labels: Tensor) -> Tensor:
+        """[N, C, H, W] and labels [N] -> [N, C, H, W]."""
+        x = self(x)
+        scale, shift = (table[labels][:, :, None, None].to(x.dtype) for table in (self.scales, self.shifts))
+        return torch.addcmul(shift, x, scale)
+
+
 class DcganGenerator(Generator):
     """z and class -> 4x4 -> transposed convolutions -> tanh (figure 1)."""
 
-    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid, condition: str):
         super().__init__()
+        classes = len(spec.classes)
         self.latent = options.latent
         widths = [channels_at(k, options.base_channels, options.max_channels) for k in range(pyramid.levels)]
         self.shape = (widths[0], pyramid.height, pyramid.width)
-        self.embedding = ClassEmbedding(len(spec.classes), options.label_width)
+        self.embedding = ClassEmbedding(classes if condition == "embedding" else 1, options.label_width)
         features = widths[0] * pyramid.height * pyramid.width
         self.project = Projection(self.latent + self.embedding.width, features, bias=False)
-        self.norms = nn.ModuleList(BatchNorm(width) for width in widths)
+        by_class = condition == "batch_norm" and classes > 1
+        self.norms = nn.ModuleList(ClassBatchNorm(width, classes) if by_class else BatchNorm(width) for width in widths)
         inner = [TransposedConv(widths[k], widths[k + 1], bias=False) for k in range(pyramid.levels - 1)]
         self.convs = nn.ModuleList([*inner, TransposedConv(widths[-1], spec.channels, bias=True)])
 
@@ -127,15 +158,16 @@ class DcganGenerator(Generator):
         x = self.project(self.embedding(z, labels)).reshape(-1, *self.shape)  # [N, C·h·w] -> [N, C, h, w]
         x = x.contiguous(memory_format=torch.channels_last)
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            x = conv(F.relu(norm(x)))  # [N, C, h, w] -> [N, C/2, 2h, 2w]
+            x = norm.restyle(x, labels) if isinstance(norm, ClassBatchNorm) else norm(x)
+            x = conv(F.relu(x))  # [N, C, h, w] -> [N, C/2, 2h, 2w]
         return torch.tanh(x.float())
 
 
 class DcganDiscriminator(Discriminator):
     """Strided convolutions down to the smallest size, then one linear layer; the generator mirrored."""
 
-    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
-        super().__init__()
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid, condition: str):
+        super().__init__(len(spec.classes), condition)
         widths = [channels_at(k, options.base_channels, options.max_channels) for k in reversed(range(pyramid.levels))]
         normed = options.discriminator_norm == "batch"
         inputs = [spec.channels, *widths[:-1]]
@@ -147,34 +179,34 @@ class DcganDiscriminator(Discriminator):
             BatchNorm(width) if normed and k > 0 else nn.Identity() for k, width in enumerate(widths)
         )
         features = widths[-1] * pyramid.height * pyramid.width
-        self.score = Projection(features, projection_outputs(len(spec.classes)), bias=True)
+        self.last = Projection(features, self.outputs, bias=True)
 
-    def forward(self, images: Tensor, labels: Tensor, stage: Stage) -> Tensor:
-        """See :meth:`Discriminator.forward`."""
+    def score(self, images: Tensor, labels: Tensor, stage: Stage, rng: torch.Generator | None) -> Tensor:
+        """See :meth:`Discriminator.score`."""
         x = images.contiguous(memory_format=torch.channels_last)
         for norm, conv in zip(self.norms, self.convs, strict=True):
             x = F.leaky_relu(norm(conv(x)), LEAK)  # [N, C, h, w] -> [N, 2C, h/2, w/2]
-        return project_logits(self.score(x.flatten(1)), labels)  # [N, C, h, w] -> [N, C·h·w] -> [N]
+        scores: Tensor = self.last(x.flatten(1))  # [N, C, h, w] -> [N, C·h·w] -> [N, outputs]
+        return scores
 
 
 class Dcgan(Architecture):
     """DCGAN with any loss; batch norm refuses penalties on single images."""
 
+    generator_conditions: ClassVar[tuple[str, ...]] = ("embedding", "batch_norm", "none")
     Options: ClassVar[type[Any]] = Options
 
     def __init__(self, config: GanConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        self.generator = DcganGenerator(self.options, spec, self.pyramid)
-        self.discriminator = DcganDiscriminator(self.options, spec, self.pyramid)
+        self.generator = DcganGenerator(self.options, spec, self.pyramid, config.conditioning.generator)
+        self.discriminator = DcganDiscriminator(self.options, spec, self.pyramid, config.conditioning.discriminator)
 
     @classmethod
     def refuse(cls, config: GanConfig) -> None:
         """No gradient penalty through batch norm."""
         super().refuse(config)
-        if config.architecture["discriminator_norm"] == "none":
-            return
-        for key in ("gradient_penalty", "r1"):
-            if getattr(config.regularisation, key) > 0:
+        for key in config.regularisation.image_penalties:
+            if config.architecture["discriminator_norm"] == "batch":
                 raise ValueError(
                     f"regularisation.{key}: batch norm ties the images of a batch together, so a penalty on each "
                     "image's own gradient loses its meaning (Gulrajani 2017, section 4); expected 0, or "

@@ -8,6 +8,7 @@ The class enters beside z (Mirza & Osindero 2014) and by projection (Miyato & Ko
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,10 +16,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan.config import GanConfig, require
-from medgan.contract import Architecture, Generator, NoiseSource, Pyramid, Stage
+from medgan.architecture import Architecture
+from medgan.config import GanConfig
+from medgan.contract import Batch, Generator, NoiseSource
 from medgan.growing import GrowingDiscriminator, Growth, fade_images
-from medgan.layers import HE_GAIN, LEAK, ClassEmbedding, DoublingConv2d, EqualConv2d, channels_at, exact, pixel_norm
+from medgan.layers import (
+    HE_GAIN,
+    LEAK,
+    ClassEmbedding,
+    DoublingConv2d,
+    EqualConv2d,
+    Equalised,
+    channels_at,
+    exact,
+    pixel_norm,
+    without_equalised_rate,
+)
+from medgan.options import require
+from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
 
 
@@ -31,8 +46,11 @@ class Options:
         label_width: length of the class embedding beside z.
         base_channels: see :func:`medgan.layers.channels_at`.
         max_channels: upper bound of feature maps.
+        equalised: equalised learning rate; see :class:`medgan.layers.Equalised`.
         pixel_norm: normalise after every convolution of the generator.
         stddev_group: images in a group of minibatch stddev; 0 leaves it out.
+        jitter: strength of the discriminator's multiplicative noise, by which the authors kept least squares from
+            spiralling (appendix B: 0.2); 0 leaves it out.
         growth_start: see :class:`Growth`.
         growth_share: see :class:`Growth`.
         growth_fade: see :class:`Growth`.
@@ -42,8 +60,10 @@ class Options:
     label_width: int = 512
     base_channels: int = 16384
     max_channels: int = 512
+    equalised: bool = True
     pixel_norm: bool = True
     stddev_group: int = 4
+    jitter: float = 0.0
     growth_start: int = 4
     growth_share: float = 0.7
     growth_fade: float = 0.5
@@ -53,6 +73,7 @@ class Options:
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
         group = self.stddev_group
         require(group == 0 or group >= 2, "stddev_group", group, "0 (off) or 2 or more")
+        require(self.jitter >= 0, "jitter", self.jitter, "0 (off) or more")
         _ = self.growth
 
     @property
@@ -61,7 +82,7 @@ class Options:
         return Growth(self.growth_start, self.growth_share, self.growth_fade)
 
 
-class FirstConv(nn.Module):
+class FirstConv(Equalised):
     """The 4x4 convolution of a 1x1 map that makes the smallest size, equalised: [N, I] -> [N, O, h, w]."""
 
     def __init__(self, inputs: int, outputs: int, height: int, width: int):
@@ -74,7 +95,7 @@ class FirstConv(nn.Module):
     def draw_weights(self, rng: torch.Generator) -> None:
         """N(0, 1), biases 0."""
         with torch.no_grad():
-            self.weight.normal_(generator=rng)
+            self.weight.normal_(generator=rng).mul_(self.start)
             self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,12 +107,12 @@ class FirstConv(nn.Module):
 class PgganGenerator(Generator):
     """z and class -> 4x4 -> doublings, each read out by its own 1x1 convolution (table 2, left)."""
 
-    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid, condition: str):
         super().__init__()
         self.latent = options.latent
         self.normalise = options.pixel_norm
         widths = [channels_at(k, options.base_channels, options.max_channels) for k in range(pyramid.levels + 1)]
-        self.embedding = ClassEmbedding(len(spec.classes), options.label_width)
+        self.embedding = ClassEmbedding(len(spec.classes) if condition == "embedding" else 1, options.label_width)
         self.first = FirstConv(self.latent + self.embedding.width, widths[0], pyramid.height, pyramid.width)
         # conv0[l] leads from level l to level l + 1
         self.conv0 = nn.ModuleList(
@@ -124,16 +145,33 @@ class Pggan(Architecture):
     """PGGAN with any loss; the paper's are WGAN-GP and least squares."""
 
     Options: ClassVar[type[Any]] = Options
+    discriminator: GrowingDiscriminator
 
     def __init__(self, config: GanConfig, spec: ImageSpec):
         super().__init__(config, spec)
         options = self.options
-        self.generator = PgganGenerator(options, spec, self.pyramid)
+        self.generator = PgganGenerator(options, spec, self.pyramid, config.conditioning.generator)
         self.discriminator = GrowingDiscriminator(
-            spec, self.pyramid, options.base_channels, options.max_channels, options.stddev_group
+            spec,
+            self.pyramid,
+            options.base_channels,
+            options.max_channels,
+            options.stddev_group,
+            (),
+            config.conditioning.discriminator,
+            options.jitter,
         )
+        if not options.equalised:
+            without_equalised_rate(self)
 
     def stage_at(self, images_seen: int) -> Stage:
         """Grows by the options' schedule."""
         stage: Stage = self.options.growth.stage_at(images_seen, self.config.images, self.pyramid.levels)
         return stage
+
+    def discriminator_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The common one, after which the discriminator knows how sure it is."""
+        loss, curves = super().discriminator_loss(batch)
+        if self.options.jitter > 0:
+            self.discriminator.track(curves["logit.real"].detach())
+        return loss, curves

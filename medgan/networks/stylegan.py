@@ -9,7 +9,6 @@ The class enters beside z (Mirza & Osindero 2014) and by projection (Miyato & Ko
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,11 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan.config import GanConfig, require
-from medgan.contract import NoiseSource, Pyramid, Stage
+from medgan.config import GanConfig
+from medgan.contract import NoiseSource
 from medgan.growing import GrowingDiscriminator, Growth, fade_images
-from medgan.layers import HE_GAIN, LEAK, Blur, DoublingConv2d, EqualConv2d, EqualLinear, channels_at, exact
-from medgan.styles import MappingNetwork, StyleArchitecture, StyleGenerator
+from medgan.layers import (
+    HE_GAIN,
+    LEAK,
+    Blur,
+    DoublingConv2d,
+    EqualConv2d,
+    EqualLinear,
+    channels_at,
+    exact,
+    without_equalised_rate,
+)
+from medgan.sizes import Pyramid, Stage
+from medgan.styles import StyleArchitecture, StyleGenerator, StyleOptions
 from pipeline.records import ImageSpec
 
 TAPS = (1.0, 2.0, 1.0)
@@ -30,46 +40,21 @@ COARSE_LEVELS = 4
 
 
 @dataclass(frozen=True)
-class Options:
-    """StyleGAN's own options.
+class Options(StyleOptions):
+    """StyleGAN's own options, beside the common ones.
 
     Attributes:
-        latent: length of z.
-        label_width: length of the class embedding beside z.
-        width: length of w.
-        mapping_layers: fully connected layers from z to w.
-        mapping_rate: their relative learning rate.
-        mixing: share of training images with styles of two latents.
-        noise: whether layers get noise.
-        base_channels: see :func:`medgan.layers.channels_at`.
-        max_channels: upper bound of feature maps.
-        stddev_group: images in a group of minibatch stddev; 0 leaves it out.
         growth_start: see :class:`Growth`.
         growth_share: see :class:`Growth`.
         growth_fade: see :class:`Growth`.
     """
 
-    latent: int = 512
-    label_width: int = 512
-    width: int = 512
-    mapping_layers: int = 8
-    mapping_rate: float = 0.01
-    mixing: float = 0.9
-    noise: bool = True
-    base_channels: int = 16384
-    max_channels: int = 512
-    stddev_group: int = 4
     growth_start: int = 8
     growth_share: float = 0.35
     growth_fade: float = 0.5
 
     def __post_init__(self) -> None:
-        for key in ("latent", "label_width", "width", "base_channels", "max_channels", "mapping_layers"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
-        require(self.mapping_rate > 0, "mapping_rate", self.mapping_rate, "above 0")
-        require(0 <= self.mixing <= 1, "mixing", self.mixing, "0 to 1")
-        group = self.stddev_group
-        require(group == 0 or group >= 2, "stddev_group", group, "0 (off) or 2 or more")
+        super().__post_init__()
         _ = self.growth
 
     @property
@@ -135,26 +120,16 @@ class Epilogue(nn.Module):
 class StyleGanGenerator(StyleGenerator):
     """Mapping and synthesis network (figure 1b)."""
 
-    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
-        mapping = MappingNetwork(
-            options.latent,
-            len(spec.classes),
-            options.label_width,
-            options.width,
-            options.mapping_layers,
-            options.mapping_rate,
-            bias_gain=1.0,
-        )
-        super().__init__(mapping, options.latent, len(spec.classes), options.width)
-        self.pyramid = pyramid
-        self.noise = options.noise
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid, condition: str):
+        levels = [layer // 2 for layer in range(2 * (pyramid.levels + 1))]
+        super().__init__(options, spec, pyramid, condition, levels, bias_gain=1.0)
         widths = [channels_at(k, options.base_channels, options.max_channels) for k in range(pyramid.levels + 1)]
         self.constant = nn.Parameter(torch.empty(1, widths[0], pyramid.height, pyramid.width))
         self.conv0 = nn.ModuleList(
             DoublingConv2d(widths[k], widths[k + 1], 3, gain=HE_GAIN, bias=False) for k in range(pyramid.levels)
         )
         self.conv1 = nn.ModuleList(EqualConv2d(width, width, 3, gain=HE_GAIN, bias=False) for width in widths)
-        self.epilogues = nn.ModuleList(Epilogue(width, options.width) for width in widths for _ in range(2))
+        self.epilogues = nn.ModuleList(Epilogue(width, self.mapping.width) for width in widths for _ in range(2))
         self.to_rgb = nn.ModuleList(EqualConv2d(width, spec.channels, 1) for width in widths)
         self.blur = Blur(TAPS, padding=1)
 
@@ -170,10 +145,6 @@ class StyleGanGenerator(StyleGenerator):
     def truncated_layers(self, stage: Stage) -> int:
         """Those of 4x4 to 32x32."""
         return min(2 * COARSE_LEVELS, self.style_layers(stage))
-
-    def noise_layers(self, stage: Stage) -> Sequence[tuple[int, int]]:
-        """One for each AdaIN."""
-        return [self.pyramid.size(layer // 2) for layer in range(self.style_layers(stage))] if self.noise else []
 
     def synthesis(self, ws: Tensor, stage: Stage, noise: NoiseSource | None) -> Tensor:
         """See :meth:`StyleGenerator.synthesis`."""
@@ -194,8 +165,7 @@ class StyleGanGenerator(StyleGenerator):
         return exact(image)
 
     def _style(self, x: Tensor, layer: int, ws: Tensor, noise: NoiseSource | None) -> Tensor:
-        drawn = noise(layer, x.shape[2], x.shape[3]) if noise is not None and self.noise else None
-        styled: Tensor = self.epilogues[layer](x, ws[:, layer], drawn)
+        styled: Tensor = self.epilogues[layer](x, ws[:, layer], self.layer_noise.pick(layer, noise))
         return styled
 
 
@@ -207,10 +177,18 @@ class StyleGan(StyleArchitecture):
     def __init__(self, config: GanConfig, spec: ImageSpec):
         super().__init__(config, spec)
         options = self.options
-        self.generator = StyleGanGenerator(options, spec, self.pyramid)
+        self.generator = StyleGanGenerator(options, spec, self.pyramid, config.conditioning.generator)
         self.discriminator = GrowingDiscriminator(
-            spec, self.pyramid, options.base_channels, options.max_channels, options.stddev_group, TAPS
+            spec,
+            self.pyramid,
+            options.base_channels,
+            options.max_channels,
+            options.stddev_group,
+            TAPS,
+            config.conditioning.discriminator,
         )
+        if not options.equalised:
+            without_equalised_rate(self)
 
     def stage_at(self, images_seen: int) -> Stage:
         """Grows by the options' schedule."""

@@ -8,9 +8,7 @@ The class enters beside z (Mirza & Osindero 2014) and by projection (Miyato & Ko
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -18,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medgan import losses
-from medgan.config import GanConfig, require
-from medgan.contract import Batch, Discriminator, NoiseSource, Phase, Pyramid, Stage, random_noise
+from medgan.config import GanConfig
+from medgan.contract import Discriminator, NoiseSource
 from medgan.layers import (
     HE_GAIN,
     LEAK,
@@ -29,190 +26,63 @@ from medgan.layers import (
     EqualLinear,
     StridedConv2d,
     channels_at,
-    exact,
     minibatch_stddev,
-    project_logits,
-    projection_outputs,
-    transposed,
+    without_equalised_rate,
 )
-from medgan.styles import MappingNetwork, StyleArchitecture, StyleGenerator
+from medgan.networks.modulated import TAPS, DoubleImage, StyledConv, ToRgb
+from medgan.options import require_one_of
+from medgan.sizes import Pyramid, Stage
+from medgan.styles import StyleArchitecture, StyleGenerator, StyleOptions
 from pipeline.records import ImageSpec
 
-TAPS = (1.0, 3.0, 3.0, 1.0)
+FORMS = ("skip", "residual", "plain")
 
 
 @dataclass(frozen=True)
-class Options:
-    """StyleGAN2's own options.
+class Options(StyleOptions):
+    """StyleGAN2's own options, beside the common ones.
 
     Attributes:
-        latent: length of z.
-        label_width: length of the class embedding beside z.
-        width: length of w.
-        mapping_layers: fully connected layers from z to w.
-        mapping_rate: their relative learning rate.
-        mixing: share of training images with styles of two latents.
-        noise: whether layers get noise.
-        base_channels: see :func:`medgan.layers.channels_at`.
-        max_channels: upper bound of feature maps.
-        stddev_group: images in a group of minibatch stddev; 0 leaves it out.
+        demodulate: whether weights are demodulated (equation 3).
+        generator_form: "skip" adds up images of all sizes (figure 7b), "residual" adds a 1x1 shortcut to each pair of
+            convolutions (7c), "plain" does neither (7a).
+        discriminator_form: the same of the discriminator; "skip" reads the image at every size.
     """
 
-    latent: int = 512
-    label_width: int = 512
-    width: int = 512
-    mapping_layers: int = 8
-    mapping_rate: float = 0.01
-    mixing: float = 0.9
-    noise: bool = True
     base_channels: int = 32768
-    max_channels: int = 512
-    stddev_group: int = 4
+    demodulate: bool = True
+    generator_form: str = "skip"
+    discriminator_form: str = "residual"
 
     def __post_init__(self) -> None:
-        for key in ("latent", "label_width", "width", "base_channels", "max_channels", "mapping_layers"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
-        require(self.mapping_rate > 0, "mapping_rate", self.mapping_rate, "above 0")
-        require(0 <= self.mixing <= 1, "mixing", self.mixing, "0 to 1")
-        group = self.stddev_group
-        require(group == 0 or group >= 2, "stddev_group", group, "0 (off) or 2 or more")
-
-
-class ModulatedConv2d(nn.Module):
-    """A convolution whose weights are scaled by a style for each image (section 2.2).
-
-    w'ᵢⱼₖ = sᵢ·wᵢⱼₖ (equation 1), w''ᵢⱼₖ = w'ᵢⱼₖ / √(Σᵢₖ w'ᵢⱼₖ² + ε) (equation 3). Convolution is linear, so scaling
-    input channel i by sᵢ and output channel j by the root's inverse is the same, and one weight serves all images.
-
-    Args:
-        inputs: feature maps in.
-        outputs: feature maps out.
-        kernel: 1 or 3.
-        width: length of w.
-        demodulate: whether equation 3 applies.
-        up: doubles: zeros between the pixels, the convolution, then [1, 3, 3, 1] in both directions.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, width: int, demodulate: bool = True, up: bool = False):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
-        self.style = EqualLinear(width, inputs, bias=1.0)  # "A"
-        self.scale = 1.0 / math.sqrt(inputs * kernel * kernel)
-        self.demodulate = demodulate
-        self.blur = Blur(TAPS, padding=1, gain=4.0) if up else None
-
-    def draw_weights(self, rng: torch.Generator) -> None:
-        """N(0, 1)."""
-        with torch.no_grad():
-            self.weight.normal_(generator=rng)
-
-    def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
-        """X [N, I, H, W], w [N, width] -> the convolution of sᵢ·x [N, O, H', W'], and its demodulation [N, O, 1, 1].
-
-        The caller multiplies the two, together with what else it does to every value.
-        """
-        weight = self.weight * self.scale
-        with torch.autocast(x.device.type, enabled=False):
-            style = self.style(exact(w))  # [N, W] -> [N, I]
-            factor = None
-            if self.demodulate:
-                power = style.square() @ weight.square().sum(dim=(2, 3)).T  # Σᵢₖ (sᵢ·wᵢⱼₖ)²: [N, I]·[I, O] -> [N, O]
-                factor = torch.rsqrt(power + 1e-8)[:, :, None, None]
-        x = x * style[:, :, None, None].to(x.dtype)
-        if self.blur is None:
-            return F.conv2d(x, weight, padding=weight.shape[-1] // 2), factor
-        x = F.conv_transpose2d(x, transposed(weight), stride=2)  # [N, I, H, W] -> [N, O, 2H + 1, 2W + 1]
-        return self.blur(x), factor  # -> [N, O, 2H, 2W]
-
-
-class StyledConv(nn.Module):
-    """Modulated convolution, noise with one learned scale a layer, bias, leaky ReLU times √2 (figure 2c)."""
-
-    def __init__(self, inputs: int, outputs: int, width: int, up: bool):
-        super().__init__()
-        self.conv = ModulatedConv2d(inputs, outputs, 3, width, up=up)
-        self.noise_scale = nn.Parameter(torch.empty(()))
-        self.bias = nn.Parameter(torch.empty(1, outputs, 1, 1))
-
-    def draw_weights(self, rng: torch.Generator) -> None:
-        """Noise and bias start at 0."""
-        with torch.no_grad():
-            self.noise_scale.zero_()
-            self.bias.zero_()
-
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
-        """X [N, I, H, W], w [N, width], noise [N, 1, H', W'] -> [N, O, H', W']."""
-        x, factor = self.conv(x, w)
-        # √2·lrelu(v) = lrelu(√2·v): the gain goes into the three small factors, not over the activations.
-        added = HE_GAIN * (self.noise_scale * noise) if noise is not None else torch.zeros(1, 1, 1, 1, device=x.device)
-        x = torch.addcmul(added.to(x.dtype), x, (HE_GAIN * factor).to(x.dtype))
-        return F.leaky_relu(x + (HE_GAIN * self.bias).to(x.dtype), LEAK)
-
-
-class ToRgb(nn.Module):
-    """A modulated 1x1 convolution without demodulation: [N, I, H, W] -> [N, C, H, W]."""
-
-    def __init__(self, inputs: int, channels: int, width: int):
-        super().__init__()
-        self.conv = ModulatedConv2d(inputs, channels, 1, width, demodulate=False)
-        self.bias = nn.Parameter(torch.empty(1, channels, 1, 1))
-
-    def draw_weights(self, rng: torch.Generator) -> None:
-        """Bias starts at 0."""
-        with torch.no_grad():
-            self.bias.zero_()
-
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """See the class."""
-        image, _ = self.conv(x, w)
-        return exact(image) + self.bias
-
-
-class DoubleImage(nn.Module):
-    """Zeros between the pixels, then [1, 3, 3, 1]/4 in both directions: [N, C, H, W] -> [N, C, 2H, 2W], float32."""
-
-    kernel: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        line = torch.tensor(TAPS) / sum(TAPS) * 2.0
-        self.register_buffer("kernel", torch.outer(line, line)[None, None], persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Doubles."""
-        C = images.shape[1]
-        with torch.autocast(images.device.type, enabled=False):
-            return F.conv_transpose2d(images, self.kernel.expand(C, -1, -1, -1), stride=2, padding=1, groups=C)
+        super().__post_init__()
+        for key in ("generator_form", "discriminator_form"):
+            require_one_of(key, getattr(self, key), FORMS)
 
 
 class StyleGan2Generator(StyleGenerator):
-    """Mapping network and skip generator (figures 2c and 7b).
+    """Mapping network and synthesis network (figures 2c and 7).
 
     Styles are counted as the authors do: level l's convolutions take 2l − 1 and 2l, its image 2l + 1, which is also the
     first of the next level.
     """
 
-    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
-        mapping = MappingNetwork(
-            options.latent,
-            len(spec.classes),
-            options.label_width,
-            options.width,
-            options.mapping_layers,
-            options.mapping_rate,
-            bias_gain=HE_GAIN,
-        )
-        super().__init__(mapping, options.latent, len(spec.classes), options.width)
-        self.pyramid = pyramid
-        self.noise = options.noise
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid, condition: str):
+        levels = [(layer + 1) // 2 for layer in range(2 * pyramid.levels + 1)]
+        super().__init__(options, spec, pyramid, condition, levels, bias_gain=HE_GAIN)
         widths = [channels_at(k, options.base_channels, options.max_channels) for k in range(pyramid.levels + 1)]
+        style = self.mapping.width
+        self.form = options.generator_form
         self.constant = nn.Parameter(torch.empty(1, widths[0], pyramid.height, pyramid.width))
-        convs = [StyledConv(widths[0], widths[0], options.width, up=False)]
+        convs = [StyledConv(widths[0], widths[0], style, False, options.demodulate)]
         for inputs, outputs in pairwise(widths):
-            convs.append(StyledConv(inputs, outputs, options.width, up=True))
-            convs.append(StyledConv(outputs, outputs, options.width, up=False))
+            convs.append(StyledConv(inputs, outputs, style, True, options.demodulate))
+            convs.append(StyledConv(outputs, outputs, style, False, options.demodulate))
         self.convs = nn.ModuleList(convs)
-        self.to_rgb = nn.ModuleList(ToRgb(width, spec.channels, options.width) for width in widths)
+        read = widths if self.form == "skip" else widths[-1:]
+        self.to_rgb = nn.ModuleList(ToRgb(width, spec.channels, style) for width in read)
+        pairs = pairwise(widths) if self.form == "residual" else ()
+        self.shortcuts = nn.ModuleList(EqualConv2d(inputs, outputs, 1, bias=False) for inputs, outputs in pairs)
         self.double_image = DoubleImage()
 
     def draw_weights(self, rng: torch.Generator) -> None:
@@ -228,39 +98,43 @@ class StyleGan2Generator(StyleGenerator):
         """All."""
         return self.style_layers(stage)
 
-    def noise_layers(self, stage: Stage) -> Sequence[tuple[int, int]]:
-        """One for each convolution."""
-        return [self.pyramid.size((layer + 1) // 2) for layer in range(len(self.convs))] if self.noise else []
-
     def synthesis(self, ws: Tensor, stage: Stage, noise: NoiseSource | None) -> Tensor:
         """See :meth:`StyleGenerator.synthesis`."""
         x = self.constant.expand(len(ws), -1, -1, -1)  # [1, F, h, w] -> [N, F, h, w]
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        image: Tensor | None = None
-        for layer, conv in enumerate(self.convs):
-            height, width = self.pyramid.size((layer + 1) // 2)
-            drawn = noise(layer, height, width) if noise is not None and self.noise else None
-            x = conv(x, ws[:, layer], drawn)  # odd layers: [N, F, h, w] -> [N, F/2, 2h, 2w]
-            if layer % 2 == 0:
-                own = self.to_rgb[layer // 2](x, ws[:, layer + 1])
-                image = own if image is None else self.double_image(image) + own
-        assert image is not None
+        x = self._style(x, 0, ws, noise)
+        image: Tensor | None = self.to_rgb[0](x, ws[:, 1]) if self.form == "skip" else None
+        for level in range(1, self.pyramid.levels + 1):
+            below = x
+            x = self._style(x, 2 * level - 1, ws, noise)  # [N, F, h, w] -> [N, F/2, 2h, 2w]
+            x = self._style(x, 2 * level, ws, noise)
+            if self.form == "residual":
+                x = (x + self.double_image(self.shortcuts[level - 1](below))) / HE_GAIN
+            if image is not None:
+                image = self.double_image(image) + self.to_rgb[level](x, ws[:, 2 * level + 1])
+        if image is None:
+            image = self.to_rgb[0](x, ws[:, -1])
         return image
 
+    def _style(self, x: Tensor, layer: int, ws: Tensor, noise: NoiseSource | None) -> Tensor:
+        styled: Tensor = self.convs[layer](x, ws[:, layer], self.layer_noise.pick(layer, noise))
+        return styled
 
-class ResidualBlock(nn.Module):
-    """[N, I, H, W] -> [N, O, H/2, W/2]: two convolutions, plus a 1x1 shortcut, over √2 (figure 7c).
+
+class DownBlock(nn.Module):
+    """[N, I, H, W] -> [N, O, H/2, W/2]: two convolutions, and where it is residual a 1x1 shortcut, over √2 (figure 7c).
 
     Halvings are filtered by [1, 3, 3, 1] first. The factor 1/√2 stands in the gains: the second convolution's √2 (of
     the leaky ReLU) becomes 1, the shortcut's 1 becomes 1/√2.
     """
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, residual: bool = True):
         super().__init__()
+        gain = 1.0 if residual else HE_GAIN
         self.conv0 = EqualConv2d(inputs, inputs, 3, HE_GAIN, HE_GAIN)
-        self.conv1 = StridedConv2d(inputs, outputs, 3, 1.0, 1.0)
-        self.shortcut = StridedConv2d(inputs, outputs, 1, 1.0 / HE_GAIN, bias=False)
+        self.conv1 = StridedConv2d(inputs, outputs, 3, gain, gain)
+        self.shortcut = StridedConv2d(inputs, outputs, 1, 1.0 / HE_GAIN, bias=False) if residual else None
         self.blur_wide = Blur(TAPS, padding=2)  # [N, I, H, W] -> [N, I, H + 1, W + 1]
         self.blur = Blur(TAPS, padding=1)  # -> [N, I, H − 1, W − 1]
 
@@ -268,78 +142,55 @@ class ResidualBlock(nn.Module):
         """Halves."""
         y = F.leaky_relu(self.conv0(x), LEAK)
         y = F.leaky_relu(self.conv1(self.blur_wide(y)), LEAK)
+        if self.shortcut is None:
+            return y
         shortcut: Tensor = self.shortcut(self.blur(x))
         return y + shortcut
 
 
 class StyleGan2Discriminator(Discriminator):
-    """Residual discriminator (figure 7c) with minibatch stddev."""
+    """Residual discriminator (figure 7c), or its other forms, with minibatch stddev."""
 
-    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid):
-        super().__init__()
+    def __init__(self, options: Options, spec: ImageSpec, pyramid: Pyramid, condition: str):
+        super().__init__(len(spec.classes), condition)
         widths = [channels_at(k, options.base_channels, options.max_channels) for k in range(pyramid.levels + 1)]
+        widths = widths[::-1]  # from the image's size down
+        self.form = options.discriminator_form
         self.stddev_group = options.stddev_group
-        self.from_rgb = EqualConv2d(spec.channels, widths[-1], 1, HE_GAIN, HE_GAIN)
-        self.blocks = nn.ModuleList(
-            ResidualBlock(widths[level + 1], widths[level]) for level in reversed(range(pyramid.levels))
-        )
-        self.conv = EqualConv2d(widths[0] + (self.stddev_group > 0), widths[0], 3, HE_GAIN, HE_GAIN)
-        self.dense = EqualLinear(widths[0] * pyramid.height * pyramid.width, widths[0], HE_GAIN, HE_GAIN)
-        self.score = EqualLinear(widths[0], projection_outputs(len(spec.classes)))
+        read = widths if self.form == "skip" else widths[:1]
+        self.from_rgb = nn.ModuleList(EqualConv2d(spec.channels, width, 1, HE_GAIN, HE_GAIN) for width in read)
+        self.blocks = nn.ModuleList(DownBlock(i, o, self.form == "residual") for i, o in pairwise(widths))
+        self.halve_image = Blur(TAPS, padding=1)
+        self.conv = EqualConv2d(widths[-1] + (self.stddev_group > 0), widths[-1], 3, HE_GAIN, HE_GAIN)
+        self.dense = EqualLinear(widths[-1] * pyramid.height * pyramid.width, widths[-1], HE_GAIN, HE_GAIN)
+        self.last = EqualLinear(widths[-1], self.outputs)
 
-    def forward(self, images: Tensor, labels: Tensor, stage: Stage) -> Tensor:
-        """See :meth:`Discriminator.forward`."""
-        x = F.leaky_relu(self.from_rgb(images.contiguous(memory_format=torch.channels_last)), LEAK)
-        for block in self.blocks:
+    def score(self, images: Tensor, labels: Tensor, stage: Stage, rng: torch.Generator | None) -> Tensor:
+        """See :meth:`Discriminator.score`."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        x = F.leaky_relu(self.from_rgb[0](images), LEAK)
+        for k, block in enumerate(self.blocks):
             x = block(x)  # [N, F, h, w] -> [N, 2F, h/2, w/2]
+            if self.form == "skip":
+                images = self.halve_image(images)[:, :, ::2, ::2]  # [N, C, h, w] -> [N, C, h/2, w/2]
+                x = x + F.leaky_relu(self.from_rgb[k + 1](images), LEAK)
         if self.stddev_group:
             x = minibatch_stddev(x, self.stddev_group)
         x = F.leaky_relu(self.conv(x), LEAK)
         x = F.leaky_relu(self.dense(x.flatten(1)), LEAK)  # [N, F, h, w] -> [N, F·h·w] -> [N, F]
-        return project_logits(self.score(x), labels)
+        scores: Tensor = self.last(x)
+        return scores
 
 
 class StyleGan2(StyleArchitecture):
     """StyleGAN2 with any loss; the paper's is the non-saturating one with lazy R1."""
 
     Options: ClassVar[type[Any]] = Options
-    path_length_mean: Tensor
 
     def __init__(self, config: GanConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        self.generator = StyleGan2Generator(self.options, spec, self.pyramid)
-        self.discriminator = StyleGan2Discriminator(self.options, spec, self.pyramid)
-        self.register_buffer("path_length_mean", torch.zeros(()))
-
-    @classmethod
-    def refuse(cls, config: GanConfig) -> None:
-        """The path length penalty needs images left after its batch is shrunk."""
-        penalties = config.regularisation
-        if penalties.path_length > 0 and config.batch < penalties.path_length_shrink:
-            raise ValueError(
-                f"regularisation.path_length_shrink: found {penalties.path_length_shrink}, expected at most the batch "
-                f"({config.batch})"
-            )
-
-    def phases(self) -> tuple[Phase, ...]:
-        """The common ones, and lazy path length regularisation."""
-        penalties = self.config.regularisation
-        if penalties.path_length == 0:
-            return super().phases()
-        every = penalties.path_length_every * self.config.critic_steps
-        return (*super().phases(), Phase("path_length", "generator", every, self.path_length_loss, lazy=True))
-
-    def path_length_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """E[(‖Jᵀy‖ − a)²], a the running mean of lengths (equation 4), on a smaller batch, weighted by its interval."""
-        penalties = self.config.regularisation
-        small = replace(batch, labels=batch.labels[: len(batch.labels) // penalties.path_length_shrink])
-        with torch.autocast(batch.labels.device.type, enabled=False):
-            ws = self.styles(small)
-            images = self.generator.synthesis(ws, small.stage, random_noise(small))
-            lengths = losses.path_lengths(images, ws, small.rng)
-        with torch.no_grad():
-            moved = torch.lerp(self.path_length_mean, lengths.mean(), penalties.path_length_decay)
-            self.path_length_mean.copy_(torch.where(torch.isfinite(moved), moved, self.path_length_mean))
-        penalty = (lengths - self.path_length_mean).square().mean()
-        weight = penalties.path_length * penalties.path_length_every
-        return weight * penalty, {"penalty.path_length": penalty, "path_length": lengths.mean()}
+        options, conditioning = self.options, config.conditioning
+        self.generator = StyleGan2Generator(options, spec, self.pyramid, conditioning.generator)
+        self.discriminator = StyleGan2Discriminator(options, spec, self.pyramid, conditioning.discriminator)
+        if not options.equalised:
+            without_equalised_rate(self)

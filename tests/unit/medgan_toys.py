@@ -16,7 +16,11 @@ from pipeline.store import Recipe, Store
 PRESETS = preset_names("gan")
 CLASSES = ("plain", "contrast")
 RANGE = ValueRange(-1000.0, 400.0, "HU")
-SMALL = {"latent": 8, "label_width": 8, "width": 8, "mapping_layers": 2, "base_channels": 64, "max_channels": 8}
+CONDITIONAL = [preset for preset in PRESETS if preset != "gan"]
+SMALL = {
+    **{"latent": 8, "label_width": 8, "width": 8, "mapping_layers": 2, "base_channels": 64, "max_channels": 8},
+    **{"hidden": 16, "label_hidden": 8, "units": 8, "label_units": 4, "pieces": 3},
+}
 
 
 def tiny(preset, **over):
@@ -54,6 +58,10 @@ def scans(root, height=16, width=16, channels=1, count=24):
 
     config = {"size": [height, width, channels, count]}
     return ScanDataset(Store(root).get_or_create(Recipe("dataset", "toy", {}, config, "test"), build).path, "train")
+
+
+def ignore(*_):
+    """For logs and progress."""
 
 
 def randomised(module, seed=0):

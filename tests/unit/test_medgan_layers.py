@@ -20,8 +20,9 @@ from medgan.layers import (
     pixel_norm,
     project_logits,
 )
+from medgan.networks.modulated import DoubleImage, ModulatedConv2d, StyledConv
 from medgan.networks.stylegan import adaptive_instance_norm
-from medgan.networks.stylegan2 import DoubleImage, ModulatedConv2d, ResidualBlock, StyledConv
+from medgan.networks.stylegan2 import DownBlock
 from tests.unit.medgan_toys import randomised
 
 RNG = torch.Generator().manual_seed(0)
@@ -200,7 +201,7 @@ def test_image_doubling_of_the_skip_generator():
 
 
 def test_residual_block_is_the_sum_over_root_two():
-    block = randomised(ResidualBlock(3, 4)).requires_grad_(False)
+    block = randomised(DownBlock(3, 4)).requires_grad_(False)
     x = normal(2, 3, 8, 6)
 
     def convolved(y, conv, padding, stride):

@@ -31,6 +31,40 @@ def test_wasserstein_and_least_squares():
     assert float(losses.drift(real)) == pytest.approx(5.0)
 
 
+def test_minimax_and_hinge():
+    fake = torch.tensor([1.5, -0.5])
+    d = torch.sigmoid(fake)
+    assert float(losses.LOSSES["minimax"].generator(fake)) == pytest.approx(float((1 - d).log().mean()), rel=1e-6)
+    real = torch.tensor([0.25, 3.0])
+    torch.testing.assert_close(
+        losses.LOSSES["minimax"].discriminator(real, fake), losses.LOSSES["bce"].discriminator(real, fake)
+    )
+    assert float(losses.LOSSES["hinge"].discriminator(real, fake)) == pytest.approx((0.75 + 0) / 2 + (2.5 + 0.5) / 2)
+    assert float(losses.LOSSES["hinge"].generator(fake)) == pytest.approx(-0.5)
+
+
+def test_minimax_saturates_where_the_discriminator_is_sure_and_the_other_form_does_not():
+    slopes = {}
+    for name in ("minimax", "bce"):
+        fake = torch.tensor([-10.0], requires_grad=True)
+        losses.LOSSES[name].generator(fake).backward()
+        slopes[name] = float(fake.grad.abs())
+    assert slopes["minimax"] < 1e-4
+    assert slopes["bce"] > 0.99
+
+
+@pytest.mark.parametrize("name", sorted(losses.LOSSES))
+def test_losses_pull_where_they_should(name):
+    """Up with real logits and down with generated ones for one side, up with generated ones for the other."""
+    loss = losses.LOSSES[name]
+    real, fake = torch.full((3,), 0.3, requires_grad=True), torch.full((3,), 0.2, requires_grad=True)
+    loss.discriminator(real, fake).backward()
+    assert float(real.grad.max()) < 0 < float(fake.grad.min())
+    fake = torch.full((3,), 0.2, requires_grad=True)
+    loss.generator(fake).backward()
+    assert float(fake.grad.max()) < 0
+
+
 def linear_critic(direction):
     return lambda images: (images * direction).sum(dim=(1, 2, 3))
 
@@ -51,26 +85,74 @@ def test_gradient_penalty_of_a_quadratic_critic_is_taken_between_real_and_fake()
     torch.testing.assert_close(penalty, (2 * 2 * epsilon - 1).square().mean())  # |d/dx x²| = 2x at x = 2ε
 
 
-@pytest.mark.parametrize("preset", ["pggan", "stylegan2"])
-def test_r1_of_a_network_against_finite_differences(preset):
-    architecture = built(tiny(preset), spec()).double()
+CRITICS = {
+    "mlp": ("cgan", {}),
+    "dcgan": ("wgan_gp", {}),
+    "pggan": ("pggan", {}),
+    "stylegan": ("stylegan", {}),
+    "stylegan2": ("stylegan2", {}),
+    "plain": ("stylegan2", {"discriminator_form": "plain"}),
+    "skip": ("stylegan2", {"discriminator_form": "skip"}),
+}
+
+
+def critic_of(name):
+    """A network's discriminator in double precision, of one image of class 1."""
+    preset, switch = CRITICS[name]
+    architecture = built(tiny(preset, architecture=switch), spec()).double().eval()
     stage = architecture.stage_at(10**9)
-    labels = torch.tensor([1])
-    images = torch.randn(1, 1, 16, 16, dtype=torch.float64, generator=rng())
+    return lambda images: architecture.discriminator(images, torch.ones(len(images), dtype=torch.int64), stage)
 
-    def critic(x):
-        return architecture.discriminator(x, labels, stage)
 
-    step, total = 1e-5, 0.0  # ‖∇D‖², pixel by pixel
+def slope_by_differences(critic, image, step=1e-5):
+    """∇D of one image [1, C, H, W], pixel by pixel."""
+    slope = torch.zeros_like(image)
     with torch.no_grad():
-        for place in range(images.numel()):
+        for place in range(image.numel()):
             ends = []
             for sign in (1, -1):
-                moved = images.clone()
+                moved = image.clone()
                 moved.view(-1)[place] += sign * step
-                ends.append(float(critic(moved).sum()))
-            total += ((ends[0] - ends[1]) / (2 * step)) ** 2
-    assert float(losses.r1(critic, images).detach()) == pytest.approx(total, rel=1e-4)
+                ends.append(critic(moved).sum())
+            slope.view(-1)[place] = (ends[0] - ends[1]) / (2 * step)
+    return slope
+
+
+@pytest.mark.parametrize("name", sorted(CRITICS))
+def test_penalties_of_every_critic_against_finite_differences(name):
+    critic = critic_of(name)
+    real, fake = (torch.randn(1, 1, 16, 16, dtype=torch.float64, generator=rng(seed)) for seed in (0, 1))
+    slope = slope_by_differences(critic, real)
+    assert losses.r1(critic, real).item() == pytest.approx(slope.square().sum().item(), rel=1e-4)
+    epsilon = torch.rand(1, 1, 1, 1, generator=rng(5))
+    between = slope_by_differences(critic, epsilon * real + (1 - epsilon) * fake)
+    penalty = losses.gradient_penalty(critic, real, fake, rng(5))
+    assert penalty.item() == pytest.approx((between.norm().item() - 1) ** 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["stylegan", "stylegan2"])
+def test_path_length_of_a_network_against_finite_differences(preset):
+    """‖Jᵀy‖ with each entry of Jᵀy = ∂⟨g(w), y⟩/∂w from two images; squares averaged over the layers."""
+    architecture = built(tiny(preset), spec()).double()
+    generator, stage = architecture.generator, architecture.stage_at(10**9)
+    layers = generator.style_layers(stage)
+    w = generator.mapping(torch.randn(2, 8, dtype=torch.float64, generator=rng()), torch.tensor([0, 1]))
+    ws = w.detach().unsqueeze(1).repeat(1, layers, 1).requires_grad_(True)
+    lengths = losses.path_lengths(generator.synthesis(ws, stage, None), ws, rng(3))
+    y = torch.randn(2, 1, 16, 16, generator=rng(3)).double() / 16
+    slope = torch.zeros_like(ws)
+    step = 1e-6
+    with torch.no_grad():
+        for place in range(ws[0].numel()):
+            ends = []
+            for sign in (1, -1):
+                moved = ws.clone()
+                moved.flatten(1)[:, place] += sign * step
+                ends.append((generator.synthesis(moved, stage, None) * y).sum(dim=(1, 2, 3)))
+            slope.flatten(1)[:, place] = (ends[0] - ends[1]) / (2 * step)
+    expected = slope.square().sum(dim=2).mean(dim=1).sqrt()
+    assert float(expected.min()) > 1e-6
+    torch.testing.assert_close(lengths.detach(), expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("preset", ["pggan", "stylegan", "stylegan2"])

@@ -5,15 +5,16 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from medgan import GanConfig, registry
-from medgan.contract import Pyramid, Stage
 from medgan.growing import Growth
 from medgan.layers import double, halve
+from medgan.sizes import Pyramid, Stage
 from medgan.styles import StyleGenerator, mix
 from pipeline.config import expand_preset
 from pipeline.records import ImageSpec, MedaugError
-from tests.unit.medgan_toys import CLASSES, PRESETS, built, randomised, spec, tiny
+from tests.unit.medgan_toys import CLASSES, CONDITIONAL, PRESETS, built, randomised, spec, tiny
 
 GROWING = ["pggan", "stylegan"]
 
@@ -45,7 +46,7 @@ def test_shapes(preset, height, width, channels):
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", CONDITIONAL)
 def test_the_label_changes_image_and_logit(preset):
     architecture = built(tiny(preset), spec()).eval()
     stage = architecture.stage_at(10**9)
@@ -57,7 +58,7 @@ def test_the_label_changes_image_and_logit(preset):
     assert float(difference.abs().max()) > 1e-7
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", CONDITIONAL)
 def test_a_single_class_is_the_unconditional_network(preset):
     config = tiny(preset)
     count = {
@@ -93,6 +94,11 @@ def test_fading_ends_at_the_smaller_and_the_larger_network(preset):
     with torch.no_grad():
         logits = architecture.discriminator(real, labels, Stage(2, 0.0))
         torch.testing.assert_close(logits, architecture.discriminator(halve(real), labels, small), rtol=1e-3, atol=1e-3)
+        logits = [
+            architecture.discriminator(real, labels, stage) for stage in (Stage(2, 1.0), Stage(2, 1 - 1e-7), large)
+        ]
+        torch.testing.assert_close(logits[0], logits[2])
+        torch.testing.assert_close(logits[1], logits[2], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("preset", GROWING)
@@ -127,26 +133,43 @@ def paper(preset):
     return GanConfig.from_dict(expand_preset("gan", preset, None, preset))
 
 
-def generator_parameters(preset):
+def parameters(preset):
+    """Of generator and discriminator at 1024x1024 with three channels and without classes."""
     with torch.device("meta"):
         architecture = registry.build(paper(preset), ImageSpec(3, 1024, 1024, ("all",)))
-    return sum(p.numel() for p in architecture.generator.parameters())
+    return [sum(p.numel() for p in net.parameters()) for net in (architecture.generator, architecture.discriminator)]
 
 
 def test_parameter_counts_of_the_papers():
-    """At 1024x1024 and without classes: PGGAN's generator has 23.1 M, StyleGAN's 26.2 M (StyleGAN, section 2).
+    """PGGAN's networks have 23.1 M each (its table 2), StyleGAN's generator has 26.2 M (StyleGAN, section 2)."""
+    assert [count / 1e6 for count in parameters("pggan")] == pytest.approx([23.1, 23.1], abs=0.05)
+    assert [count / 1e6 for count in parameters("stylegan")] == pytest.approx([26.2, 23.1], abs=0.05)
 
-    StyleGAN2's paper gives none; its count is the sum of the layers of configuration F, written out here.
-    """
-    assert generator_parameters("pggan") / 1e6 == pytest.approx(23.1, abs=0.05)
-    assert generator_parameters("stylegan") / 1e6 == pytest.approx(26.2, abs=0.05)
+
+def test_parameter_counts_of_stylegan2_layer_by_layer():
+    """Its paper gives none: the sum of configuration F's layers, written out here."""
     widths = [512, 512, 512, 512, 512, 256, 128, 64, 32]
     convs = [(512, 512), *[pair for i, o in pairwise(widths) for pair in ((i, o), (o, o))]]
     mapping = 8 * (512 * 512 + 512)
     styled = sum(9 * i * o + (512 * i + i) + o + 1 for i, o in convs)
     to_rgb = sum(3 * width + (512 * width + width) + 3 for width in widths)
-    assert generator_parameters("stylegan2") == mapping + 16 * 512 + styled + to_rgb
-    assert generator_parameters("stylegan2") / 1e6 == pytest.approx(30.4, abs=0.05)
+    blocks = sum(9 * i * i + i + 9 * i * o + o + i * o for o, i in pairwise(widths))
+    last = 9 * 513 * 512 + 512 + 16 * 512 * 512 + 512 + 512 + 1
+    generator, discriminator = parameters("stylegan2")
+    assert generator == mapping + 16 * 512 + styled + to_rgb
+    assert discriminator == 3 * 32 + 32 + blocks + last
+    assert [generator / 1e6, discriminator / 1e6] == pytest.approx([30.4, 29.0], abs=0.05)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name not in ("gan", "cgan")])
+@pytest.mark.parametrize(("height", "width", "channels"), [(1024, 1024, 1), (640, 1024, 4), (16, 16, 3), (28, 28, 2)])
+def test_every_size_is_built(preset, height, width, channels):
+    with FakeTensorMode():  # shapes and dtypes without the work
+        architecture = registry.build(paper(preset), ImageSpec(channels, height, width, CLASSES)).eval()
+        stage, labels = architecture.stage_at(10**12), torch.zeros(2, dtype=torch.int64)
+        images = architecture.generator(torch.zeros(2, architecture.generator.latent), labels, stage, None)
+        assert images.shape == (2, channels, height, width)
+        assert architecture.discriminator(images, labels, stage).shape == (2,)
 
 
 def test_dcgan_has_the_channels_of_its_figure():

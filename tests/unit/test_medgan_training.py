@@ -10,17 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 from medgan.checkpoint import latest_checkpoint, save_checkpoint
-from medgan.config import Optimiser
-from medgan.contract import Batch, Stage
+from medgan.contract import Batch
 from medgan.data import ResidentImages
 from medgan.optimise import GuardedAdam, average, build_optimisers, ema_decay, guarded_step
+from medgan.options import Optimiser
+from medgan.sizes import Stage
 from medgan.train import Trainer, train
 from pipeline.records import MedaugError
-from tests.unit.medgan_toys import PRESETS, built, scans, spec, tiny
-
-
-def ignore(*_):
-    pass
+from tests.unit.medgan_toys import PRESETS, built, ignore, scans, spec, tiny
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +61,12 @@ def test_a_step_changes_both_networks_and_the_average(preset, data):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_resumed_equals_uninterrupted_to_the_bit(preset, data, tmp_path):
     # Growing ends within the run, and lazy phases run before and after the cut.
-    regularisation = {"stylegan2": {"r1_every": 2, "path_length_every": 2}, "stylegan": {"r1_every": 2}}
-    config = tiny(preset, checkpoint_seconds=0.0, regularisation=regularisation.get(preset, {}))
+    lazy = {"r1_every": 2, "path_length_every": 2}
+    regularisation = {"stylegan2": lazy, "stylegan2_ada": lazy, "stylegan": {"r1_every": 2}}.get(preset, {})
+    augmentation = (
+        {"every": 3, "ramp": 64, "target": -0.9} if preset == "stylegan2_ada" else {}
+    )  # p moves, and the cuts fall between
+    config = tiny(preset, checkpoint_seconds=0.0, regularisation=regularisation, augmentation=augmentation)
     straight = fit(config, data, tmp_path / "straight")
     scratch = tmp_path / "scratch"
     for images in (12, 24):
@@ -78,6 +79,8 @@ def test_resumed_equals_uninterrupted_to_the_bit(preset, data, tmp_path):
     assert contents(tmp_path / "cut/out") == contents(tmp_path / "straight/out")
     assert resumed.curves == straight.curves
     assert resumed.images_seen == straight.images_seen == 32
+    if preset == "stylegan2_ada":
+        assert max(p for _, p in straight.curves["augment.p"]) > 0
 
 
 def contents(folder):
@@ -108,7 +111,7 @@ def test_wall_time_survives_in_checkpoints(data, tmp_path):
     config = tiny("dcgan", checkpoint_seconds=0.0)
     with pytest.raises(KilledError):
         fit(config, data, tmp_path, progress=kill_at(8))
-    newest = sorted((tmp_path / "scratch").iterdir())[-1] / "state.json"
+    newest = sorted((tmp_path / "scratch").glob("step-*"))[-1] / "state.json"
     state = json.loads(newest.read_text())
     state["now"]["seconds"] += 1000.0
     newest.write_text(json.dumps(state))
@@ -129,8 +132,9 @@ def test_damaged_checkpoint_is_named_and_the_one_before_it_used(data, tmp_path, 
     scratch = tmp_path / "scratch"
     with pytest.raises(KilledError):
         fit(config, data, tmp_path / "cut", scratch, kill_at(16))
-    newest = sorted(scratch.iterdir())[-1]
-    assert len(list(scratch.iterdir())) == 2  # the last good two
+    newest = sorted(scratch.glob("step-*"))[-1]
+    assert len(list(scratch.glob("step-*"))) == 2  # the last good two
+    assert len(list(scratch.glob("good-*"))) == 2
     weights = newest / "tensors.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
@@ -208,6 +212,8 @@ def test_divergence_is_a_result(data, tmp_path, monkeypatch):
     result = fit(tiny("pggan", skip_limit=6, images=400), data, tmp_path)
     assert result.status == "diverged"
     assert "non-finite" in result.reason
+    assert "gone back 2 times" in result.reason
+    assert [count for _, count in result.curves["rollback"]] == [1.0, 2.0]
     assert result.images_seen < 100
     weights = load_file(tmp_path / "out/generator.safetensors")
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())  # what came before it is usable

@@ -1,0 +1,60 @@
+"""The benchmark's table and JSON, and its counting, on the smallest case."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.benchmarks import bench_gan
+
+
+def test_flops_by_hand():
+    x, weight = torch.randn(2, 3, 8, 8), torch.randn(5, 3, 3, 3, requires_grad=True)
+    with bench_gan.CountedFlops() as counter:
+        y = F.conv2d(x, weight, padding=1)
+    forward = 2 * 2 * 5 * 8 * 8 * 3 * 9
+    assert counter.total == forward
+    with counter:
+        y.sum().backward()
+    assert counter.total == 2 * forward  # the weight's gradient; x wants none
+
+
+def test_one_case_to_table_and_json(tmp_path, capsys, monkeypatch):
+    def run(command, **kwargs):  # in this process: another one takes seconds to start
+        printed = capsys.readouterr().out
+        assert command[1:3] == ["-m", "tests.benchmarks.bench_gan"]
+        assert bench_gan.main(command[3:]) == 0
+        row = capsys.readouterr().out
+        sys.stdout.write(printed)
+        return subprocess.CompletedProcess(command, 0, row, "")
+
+    monkeypatch.setattr(bench_gan.subprocess, "run", run)
+    monkeypatch.setattr(bench_gan, "peak_rate", lambda device, precision: 1e12)
+    file = tmp_path / "bench.json"
+    arguments = ["dcgan:16:4", "--widths", "64", "8", "--seconds", "0.01", "--device", "cpu", "--json", str(file)]
+    assert bench_gan.main([*arguments, "--variants", "fast", "plain"]) == 0
+    report = json.loads(file.read_text())
+    slow, fast = report["cases"]  # the divisor first
+    assert (slow["variant"], fast["variant"]) == ("plain", "fast")
+    assert slow["ratio_to_plain"] == slow["cpu_ratio_to_plain"] == 1.0
+    assert fast["ratio_to_plain"] == pytest.approx(fast["images_per_second"] / slow["images_per_second"])
+    for row in report["cases"]:
+        assert set(row["phase_milliseconds"]) == {"discriminator", "generator", "rest"}
+        assert row["skipped"] == 0
+        assert row["images_per_second"] == pytest.approx(4 / row["step_milliseconds"] * 1e3)
+        assert row["peak_bytes"] >= 0
+    assert fast["flops_per_image"] == pytest.approx(slow["flops_per_image"])
+    assert fast["share_of_matmul"] == pytest.approx(fast["flops_per_second"] / 1e12)
+    table = capsys.readouterr().out.splitlines()
+    assert table[1].split()[:3] == ["preset", "size", "batch"]
+    assert len(table) == 4
+
+
+def test_what_is_no_case_is_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        bench_gan.main(["dcgann:16", "--seconds", "0.01", "--device", "cpu"])
+    assert caught.value.code == 2
+    assert "expected PRESET:SIZE[:BATCH]" in capsys.readouterr().err
