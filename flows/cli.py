@@ -70,6 +70,18 @@ def _run(options: argparse.Namespace) -> Result:
     return run_experiment(config, options.until)
 
 
+def _ingest(options: argparse.Namespace) -> Result:
+    result = _run(options)
+    if options.deidentified is None:
+        return result
+    from flows.configuration import load_experiment
+    from flows.export import export_scans
+
+    config = load_experiment(options.config, options.set, options.data, options.labels, options.runs)
+    exported = export_scans(config, Path(result["dataset"]), options.deidentified)
+    return {**result, **exported, "text": f"{result['text']}\n{exported['text']}"}
+
+
 def _synthesize(options: argparse.Namespace) -> Result:
     if options.source.endswith((".yaml", ".yml")):
         if options.out:
@@ -169,9 +181,13 @@ def _parser() -> argparse.ArgumentParser:
         "classify": ("... and train the classifiers of every arm", "classify"),
     }
     for name, (text, until) in stages.items():
-        sub = add(name, text, _run, experiment)
+        sub = add(name, text, _ingest if name == "ingest" else _run, experiment)
         sub.add_argument("config", type=Path, help="an experiment's YAML, e.g. configs/experiment/quickstart.yaml")
         sub.set_defaults(until=until)
+        if name == "ingest":
+            sub.add_argument(
+                "--deidentified", type=Path, metavar="DIR", help="write the scans there as de-identified DICOM, too"
+            )
 
     sub = add(
         "synthesize", "draw from a generator, or run an experiment up to its synthetic sets", _synthesize, experiment

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,11 +24,30 @@ class MedaugError(ValueError):
 
 
 class PrivateError(MedaugError):
-    """Input is wrong, and why may name files: ``detail`` is for the user at the terminal, the text for servers."""
+    """Input is wrong, and why may name files: ``detail`` is for the user at the terminal, the text for servers.
 
-    def __init__(self, detail: str) -> None:
+    Servers keep errors pickled, so that the detail stays in this process's memory and out of the pickle.
+
+    Args:
+        detail: the message for the user.
+        token: under which it is remembered; for unpickling alone.
+    """
+
+    _details: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, detail: str = "", token: str = "") -> None:
         super().__init__("the scans or their labels were refused; 'medaug ingest' with this configuration says why")
-        self.detail = detail
+        self.token = token or secrets.token_hex(8)
+        if detail:
+            self._details[self.token] = detail
+
+    @property
+    def detail(self) -> str:
+        """The message for the user; in another process the one for servers."""
+        return self._details.get(self.token, str(self))
+
+    def __reduce__(self) -> tuple[type[PrivateError], tuple[str, str]]:
+        return PrivateError, ("", self.token)
 
 
 @dataclass(frozen=True)

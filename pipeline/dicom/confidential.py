@@ -5,10 +5,7 @@ The rules for each attribute are in :mod:`pipeline.dicom.profile`.
 
 from __future__ import annotations
 
-import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -17,18 +14,12 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pipeline.dicom.deidentify import Keys
-from pipeline.dicom.elements import text
+from pipeline.dicom.elements import patient_identity, text
 from pipeline.dicom.kept import PHOTOMETRIC
 from pipeline.dicom.profile import EDITION, Profile
 from pipeline.files import SetAside, Unreadable
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-
-
-def patient_identity(ds: Dataset) -> str:
-    """Whom a file shows, as the ingest tells patients apart: by issuer and number, else by the study; "" if unknown."""
-    patient = text(ds, "PatientID")
-    return f"{text(ds, 'IssuerOfPatientID')}\0{patient}" if patient else text(ds, "StudyInstanceUID")
 
 
 def deidentify(ds: Dataset, keys: Keys) -> Dataset:
@@ -45,7 +36,8 @@ def deidentify(ds: Dataset, keys: Keys) -> Dataset:
         SetAside: no image, or the pixels may name the patient.
         Unreadable: it lacks what no image can be without, or that does not read.
     """
-    with quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's remarks quote values
         sop_class, syntax = _sop_class(ds), _transfer_syntax(ds)
         _check_pixels(ds, syntax)
         if not all(text(ds, keyword) for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")):
@@ -58,20 +50,6 @@ def deidentify(ds: Dataset, keys: Keys) -> Dataset:
         meta.TransferSyntaxUID = syntax
         clean.file_meta, clean.preamble = meta, bytes(128)
     return clean
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No remarks of pydicom, which quote values: neither as warnings nor to anybody's log."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def _check_pixels(ds: Dataset, syntax: UID) -> None:

@@ -92,3 +92,9 @@ def items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
     """The items of a sequence; none where it is absent."""
     tag, _ = _known(keyword)
     return (ds[tag].value or ()) if tag in ds else ()
+
+
+def patient_identity(ds: Dataset) -> str:
+    """Whom a file shows, as the ingest tells patients apart: by issuer and number, else by the study; "" if unknown."""
+    patient = text(ds, "PatientID")
+    return f"{text(ds, 'IssuerOfPatientID')}\0{patient}" if patient else text(ds, "StudyInstanceUID")

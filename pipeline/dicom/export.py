@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from pipeline.dicom.confidential import deidentify, quiet
+from pipeline.dicom.confidential import deidentify
 from pipeline.dicom.deidentify import Keys
 from pipeline.dicom.elements import text
 from pipeline.dicom.profile import EDITION
@@ -88,7 +89,8 @@ def _convert(data: bytes, keys: Keys) -> tuple[Dataset, bytes]:
     # The widest net is right around one file: its bytes may lead a reader anywhere, and no file may end an export. The
     # text of a foreign error may quote the file, so that only its type is told.
     try:
-        with quiet():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             ds = dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
             clean = deidentify(ds, keys)
             stream = io.BytesIO()

@@ -21,7 +21,8 @@ from pydicom.uid import (
 
 from pipeline.dicom.codecs import COLOUR, GREY, DecodeError, describe, locate
 from pipeline.dicom.display import Display
-from pipeline.dicom.elements import number, numbers, tag_of, text, texts
+from pipeline.dicom.elements import number, numbers, patient_identity, tag_of, text, texts
+from pipeline.dicom.kept import MODALITIES
 from pipeline.dicom.transforms import frame_macro, read_palette, read_transforms
 from pipeline.files import MAX_BYTES, SetAside
 from pipeline.geometry import Size
@@ -96,13 +97,13 @@ def read_header(stream: BinaryIO, rules: Rules) -> tuple[Header, Display, frozen
     )
     patient, study = text(ds, "PatientID"), text(ds, "StudyInstanceUID")
     header = Header(
-        patient=f"{text(ds, 'IssuerOfPatientID')}\0{patient}" if patient else study,
+        patient=patient_identity(ds),
         patient_from="patient" if patient else "study" if study else "file",
         patient_id=patient,
         study=study,
         series=text(ds, "SeriesInstanceUID"),
         instance=text(ds, "SOPInstanceUID"),
-        modality=modality[:16],
+        modality=modality if modality in MODALITIES else "",
         unit=unit,
         photometric=stored.photometric,
         rows=stored.rows,
@@ -195,9 +196,8 @@ def _check_kind(ds: Dataset, rules: Rules) -> None:
         raise SetAside("burned-in annotation, which may name the patient; set burned_in: keep to have it")
     modality = text(ds, "Modality")
     if preparation.window.kind == "hu" and modality != "CT":
-        raise SetAside(
-            f"modality {modality[:16] or 'unknown'} has no Hounsfield units; set window: dicom or [low, high]"
-        )
+        named = modality if modality in MODALITIES else "unknown"  # what is no term of the standard may be anything
+        raise SetAside(f"modality {named} has no Hounsfield units; set window: dicom or [low, high]")
     photometric = text(ds, "PhotometricInterpretation")
     if photometric not in (*GREY, *COLOUR):
         raise SetAside("photometric interpretation missing or unknown")

@@ -204,9 +204,11 @@ def _is_sound(element: DataElement, expected: str) -> bool:
 
 
 def _only(terms: frozenset[str], otherwise: str = "") -> Action:
+    """Lets defined terms pass, and what is empty."""
+
     def action(ds: Dataset, tag: Tag) -> None:
         texts = [str(value).strip() for value in _values(ds[tag])]
-        _set(ds, tag, [text if text in terms else otherwise for text in texts])
+        _set(ds, tag, [text if text in terms or not text else otherwise for text in texts])
 
     return action
 

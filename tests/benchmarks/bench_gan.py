@@ -31,8 +31,8 @@ from torch.utils.flop_counter import flop_registry
 
 from medgan import GanConfig, registry
 from medgan.train import Trainer
-from pipeline.config import expand_preset, merge, preset_names
 from pipeline.codes import encode
+from pipeline.config import expand_preset, merge, preset_names
 from pipeline.dataset import ScanDataset, dataset_meta, write_index
 from pipeline.device import autocast, choose_device
 from pipeline.records import ImageSpec, ValueRange
