@@ -21,7 +21,7 @@ SHAPE = (64, 64)
 
 def encode(grey: np.ndarray) -> np.ndarray:
     """0 to 255 → codes [N, 1, H, W]."""
-    return (np.clip(np.rint(grey), 0, 255) * 257).astype(np.uint16)[:, None]
+    return (np.clip(np.rint(np.asarray(grey, float)), 0, 255) * 257).astype(np.uint16)[:, None]
 
 
 def pictures(count: int, seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
