@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= runs
+# A file's tests stay in one process; each process computes with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: quickstart test check slow service bench-ingest bench-decoders bench-gan clean
 .DEFAULT_GOAL := quickstart
@@ -19,10 +21,10 @@ quickstart: .venv/installed
 	$(BIN)/medaug run configs/experiment/quickstart.yaml --runs $(RUNS)
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: .venv/installed-test
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 service: .venv/installed-test
 	$(BIN)/python -m pytest -m service
@@ -42,7 +44,7 @@ check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/unit
+	$(PYTEST) tests/unit -m 'not thorough and not slow and not gpu and not service'
 
 clean:
 	rm -rf .venv

@@ -18,6 +18,8 @@ from pipeline import audit, separation
 from pipeline.audit import FieldAudit, audit_headers, describe
 from pipeline.separation import Trial
 
+pytestmark = pytest.mark.thorough
+
 
 def people(count: int, seed: int, most: int = 4, mixed: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
     """Labels and patients of slices: one to ``most`` slices a patient, some with slices of both classes."""

@@ -962,6 +962,7 @@ def zoo_file(name, pixels=False):
 
 
 @zoo
+@pytest.mark.thorough
 class TestZoo:
     def test_it_is_complete(self):
         with (ZOO / "manifest.csv").open() as file:

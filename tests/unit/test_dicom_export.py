@@ -45,6 +45,8 @@ from pipeline.records import MedaugError
 from tests.unit.dicom_files import make, to_bytes
 from tests.unit.identifiers import DATES, STEM, found, marker, search_folder, uid
 
+pytestmark = pytest.mark.thorough
+
 KEYS, OTHER_KEYS = Keys(bytes(range(32))), Keys(bytes(32))
 PIXELS = np.arange(64, dtype="u2").reshape(8, 8)
 

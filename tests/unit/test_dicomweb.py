@@ -20,6 +20,8 @@ from pipeline.records import MedaugError
 from pipeline.sources import SourceConfig, open_source
 from tests.unit.dicomweb_stub import BOUNDARY, attribute, multipart, serving, status
 
+pytestmark = pytest.mark.thorough
+
 A, B, C = "1.2.3.1", "1.2.3.2", "1.2.3.3"
 
 

@@ -15,6 +15,8 @@ from medgan.sizes import Stage
 from medgan.train import Trainer
 from tests.unit.medgan_toys import built, ignore, randomised, scans, spec, tiny
 
+pytestmark = pytest.mark.thorough
+
 ONE, ZERO = torch.ones(()), torch.zeros(())
 GEOMETRY = ("flip", "rotate90", "translate", "scale", "rotate", "stretch", "shift")
 

@@ -11,6 +11,8 @@ from medgan.sample import LoadedGenerator
 from pipeline.records import MedaugError
 from tests.unit.medgan_toys import PRESETS, RANGE, built, spec, tiny
 
+pytestmark = pytest.mark.thorough
+
 STYLES = ["stylegan", "stylegan2"]
 
 

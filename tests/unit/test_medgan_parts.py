@@ -14,6 +14,8 @@ from medgan.sizes import Stage
 from medgan.train import Trainer
 from tests.unit.medgan_toys import built, ignore, randomised, scans, spec, tiny
 
+pytestmark = pytest.mark.thorough
+
 LABELS = torch.tensor([0, 1, 1, 0])
 STYLES = ["stylegan", "stylegan2"]
 

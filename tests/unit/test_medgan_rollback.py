@@ -11,6 +11,8 @@ from medgan.checkpoint import drop_checkpoints, latest_checkpoint, save_checkpoi
 from medgan.train import GOOD_POINTS, Trainer, train
 from tests.unit.medgan_toys import ignore, scans, tiny
 
+pytestmark = pytest.mark.thorough
+
 STEPS = 40  # of 4 images: a good state every second one
 
 
