@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +139,9 @@ def draw_to_folder(
         raise MedaugError(f"--per-class {per_class}: expected 1 or more")
     if not 0 < truncation <= 1:
         raise MedaugError(f"--truncation {truncation:g}: expected above 0 and at most 1")
-    os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(None, runs))  # for a source like runs:/ID/generator
-    drawn = medgan.load(source)
-    weights = file_sha256(resolve(source) / WEIGHTS)
+    with _mlflow_at(tracking_uri(None, runs)):  # for a source like runs:/ID/generator
+        drawn = medgan.load(source)
+        weights = file_sha256(resolve(source) / WEIGHTS)
     counts = dict.fromkeys(drawn.spec.classes, per_class)
     recipe = Recipe(
         "synthetic",
@@ -175,6 +177,20 @@ def draw_to_folder(
             _write_png(ScanDataset(draw.path), folder)
     text = f"{sum(counts.values())} synthetic images ({per_class} of each class) in {folder}"
     return {"status": "done", "folder": str(folder), "images": sum(counts.values()), "format": form, "text": text}
+
+
+@contextmanager
+def _mlflow_at(uri: str) -> Iterator[None]:
+    """MLflow's tracking URI for a while; afterwards the environment is as it was."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = given
 
 
 def _write_png(data: ScanDataset, folder: Path) -> None:
