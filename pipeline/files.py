@@ -53,7 +53,7 @@ class Unreadable(Exception):  # noqa: N818
     """A file that cannot be read; the text is the reason, without patient data. It is quarantined."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """A file of the source.
 

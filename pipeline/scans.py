@@ -11,7 +11,7 @@ from pipeline.preprocess import Preparation
 Fate = Literal["image", "set aside", "quarantined"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Header:
     """What is kept of a file's header. The identities never leave memory: the ingest replaces them by keyed hashes.
 
@@ -52,7 +52,7 @@ class Header:
     fields: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Found:
     """What the header pass made of one file.
 
@@ -71,7 +71,7 @@ class Found:
     notes: frozenset[str] = field(default_factory=frozenset)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Frame:
     """One prepared image, its pixels lying in a spool file.
 
@@ -86,7 +86,7 @@ class Frame:
     pixel: Size | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prepared:
     """What the pixel pass made of one file.
 
@@ -107,7 +107,7 @@ class Prepared:
     notes: frozenset[str] = field(default_factory=frozenset)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rules:
     """How files are read.
 

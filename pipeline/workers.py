@@ -7,6 +7,7 @@ import gc
 import itertools
 import logging
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import TimeoutError
@@ -139,6 +140,7 @@ def _start(beyond: int) -> None:
     gc.freeze()  # what is imported stays: collections need not look at it again, nor as often
     gc.set_threshold(10_000)
     logging.disable()  # the decoders' and parsers' remarks quote values
+    warnings.simplefilter("ignore")
     _limit_memory(beyond)
     _keep_memory()
 

@@ -68,7 +68,7 @@ def _whole(ds: Dataset, keyword: str, absent: int = 0) -> int:
 UNDEFINED = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stored:
     """How and where a file holds its pixels (Image Pixel Module, PS3.3 C.7.6.3); all that decoding needs.
 

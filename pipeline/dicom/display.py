@@ -33,7 +33,7 @@ FEW_FRAMES = 16
 """Files with more frames that differ in their transforms are looked at again rather than remembered."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """A lookup table (C.11.1.1.1, C.11.2.1.1).
 
@@ -53,7 +53,7 @@ class Table:
         return self.data[index].astype(np.float32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Transform:
     """What turns stored values into physical and shown ones.
 
@@ -89,7 +89,7 @@ class Transform:
         return values.astype(np.float32, copy=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Display:
     """All that the pixel pass needs to know of a file's header.
 
@@ -149,10 +149,7 @@ class Display:
 
     def _grey(self, stored: NDArray[Any], transform: Transform, preparation: Preparation, notes: set[str]) -> Shown:
         window = preparation.window
-        padding = None
-        if self.padding is not None:
-            low, high = self.padding
-            padding = stored == low if low == high else (stored >= low) & (stored <= high)
+        padding = self._padding(stored, transform, preparation)
         inverted = self.stored.photometric == "MONOCHROME1"
         values = transform.physical(stored)
         body = BODY_HU if self.unit == "HU" else None
@@ -169,6 +166,20 @@ class Display:
                 notes.add("MONOCHROME1 with the complement of Hounsfield units; turned back")
             inverted = False
         return Shown(values, window.low, window.high, inverted, padding, body=body)
+
+    def _padding(
+        self, stored: NDArray[Any], transform: Transform, preparation: Preparation
+    ) -> NDArray[np.bool_] | None:
+        """Where the scanner filled in; None where nothing need be told apart: CT padding darker than the window."""
+        if self.padding is None:
+            return None
+        low, high = self.padding
+        ct_window = self.unit == "HU" and preparation.window.kind in ("hu", "range")
+        if ct_window and self.stored.photometric == "MONOCHROME2" and not preparation.geometry.body:
+            shown = transform.physical(np.array(self.padding))
+            if transform.modality is None and shown.max() <= preparation.window.low:
+                return None
+        return stored == low if low == high else (stored >= low) & (stored <= high)
 
     @property
     def _range(self) -> tuple[int, int]:

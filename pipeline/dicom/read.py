@@ -28,12 +28,10 @@ def look_at_dicom(stream: BinaryIO, rules: Rules) -> Found:
         SetAside: no DICOM file, no image of a patient, or not of the kind asked for.
         Unreadable: a header that says too little, or absurd things, about the pixels.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's remarks quote values
-        try:
-            header, display, notes = read_header(stream, rules)
-        except DecodeError as reason:
-            raise Unreadable(str(reason)) from None
+    try:
+        header, display, notes = read_header(stream, rules)
+    except DecodeError as reason:
+        raise Unreadable(str(reason)) from None
     return Found("image", header=header, display=display if display.small else None, notes=notes)
 
 
@@ -50,13 +48,11 @@ def dicom_frames(data: bytes, found: Found, rules: Rules, notes: set[str]) -> It
         SetAside: colours where grey was not asked for.
         Unreadable: pixels that cannot be had.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            display: Display = found.display or read_header(io.BytesIO(data), rules)[1]
-            yield from display.frames(inflated(io.BytesIO(data)).read(), rules.preparation, notes)
-        except DecodeError as reason:
-            raise Unreadable(str(reason)) from None
+    try:
+        display: Display = found.display or read_header(io.BytesIO(data), rules)[1]
+        yield from display.frames(inflated(io.BytesIO(data)).read(), rules.preparation, notes)
+    except DecodeError as reason:
+        raise Unreadable(str(reason)) from None
 
 
 @dataclass(frozen=True)
@@ -87,8 +83,10 @@ def read_dicom(data: bytes, preparation: Preparation, tag: str | None = None) ->
         Unreadable: not readable, with the reason.
     """
     rules = Rules("dicom", preparation, tag)
-    found = look_at_dicom(io.BytesIO(data), rules)
-    assert found.header is not None
-    notes = set(found.notes)
-    images = tuple(finish(shown, preparation.geometry)[0] for shown in dicom_frames(data, found, rules, notes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's remarks quote values
+        found = look_at_dicom(io.BytesIO(data), rules)
+        assert found.header is not None
+        notes = set(found.notes)
+        images = tuple(finish(shown, preparation.geometry)[0] for shown in dicom_frames(data, found, rules, notes))
     return Scan(found.header, images, frozenset(notes))
