@@ -38,7 +38,9 @@ def export_scans(config: ExperimentConfig, dataset: Path, out: Path) -> dict[str
     if source.kind != "dicom":
         raise MedaugError(f"--deidentified {out}: the source is {source.kind}, expected DICOM files")
     recipe = Artifact.open(dataset).manifest["recipe"]["hash"]
-    table = pd.read_csv(private / f"files-{recipe}.csv", dtype=str, encoding_errors="surrogateescape")
+    table = pd.read_csv(
+        private / f"files-{recipe}.csv", dtype=str, keep_default_na=False, encoding_errors="surrogateescape"
+    )
     kept = set(table.loc[table["fate"] == "kept", "file"])
     entries = [entry for entry in source.entries if entry.name in kept]
     with progress_bar("de-identify", "files") as progress:

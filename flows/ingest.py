@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import traceback
 from pathlib import Path
 
 from prefect import task
@@ -9,7 +12,8 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.configuration import ExperimentConfig
 from flows.context import is_io_failure
-from flows.progress import progress_bar
+from flows.progress import progress_bar, say
+from pipeline.dicom.deidentify import open_private
 from pipeline.ingest import ingest
 from pipeline.records import MedaugError, PrivateError
 from pipeline.store import Store
@@ -30,8 +34,12 @@ def ingest_scans(config: ExperimentConfig) -> Path:
         The dataset artifact's folder.
 
     Raises:
-        PrivateError: the source or its labels are wrong. Prefect keeps the text of an error, and file names may hold
-            patients' names.
+        PrivateError: the source or its labels are wrong.
+        OSError: the disk or the network failed.
+        RuntimeError: anything else.
+
+    Prefect keeps the text of an error, and file names may hold patients' names: what others know about them goes to a
+    private file, and only the kind of error to the server.
     """
     store = Store(config.runs / "artifacts")
     try:
@@ -39,3 +47,13 @@ def ingest_scans(config: ExperimentConfig) -> Path:
             return ingest(config.data, store, config.runs / "private", progress).path
     except MedaugError as error:
         raise PrivateError(str(error)) from None
+    except Exception as error:
+        where = config.runs / "private" / "ingest-error.txt"
+        with contextlib.suppress(OSError):  # a full disk, say: the kind of error is told all the same
+            where.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open_private(where) as stream:
+                stream.write(traceback.format_exc())
+            say(f"ingest failed; what and where: {where}")
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno)) from None
+        raise RuntimeError(f"the ingest failed ({type(error).__name__}); see private/ingest-error.txt") from None

@@ -123,7 +123,9 @@ def warnings_of(
         )
     joined = slices.groupby("group")["patient"].nunique()
     if (joined > 1).any():
-        warnings.append(f"{int(joined[joined > 1].sum())} patients share identical slices and were kept on one side")
+        warnings.append(
+            f"{int(joined[joined > 1].sum())} patients share identical slices or a study and were kept on one side"
+        )
     sides = slices.groupby("copies")["split"].nunique()
     if (sides > 1).any():
         astray = int((sides > 1).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class Collected:
         self.patient_from["column" if label.patient else header.patient_from] += 1
         for number, frame in enumerate(prepared.frames):
             place = {"spool": prepared.spool, "position": prepared.position + number}
-            self.rows.append({**_row(key, header, keys, label), **_frame(frame, header, keys, number), **place})
+            self.rows.append({**_row(key, header, keys, label), **_frame(frame, header, keys), **place})
             self.fields.append(header.fields)
 
 
@@ -164,7 +165,7 @@ def collect_npz(
                 identity = source_hash(shown)
                 prepared, pixel = finish(shown, rules.preparation.geometry)
                 codes = encode(prepared[None])
-                frame = Frame(image_hash(codes).decode(), identity, pixel)
+                frame = Frame(0, image_hash(codes).decode(), identity, pixel)
                 result = Prepared("image", "", (frame,), spool.name, len(collected.rows))
                 pixels.write(codes.astype("<u2").tobytes())
                 collected.files.append(FileRow(key, name, "image", "", label))
@@ -195,14 +196,15 @@ def _row(key: str, header: Header, keys: Keys, label: Label) -> dict[str, Any]:
     }
 
 
-def _frame(frame: Frame, header: Header, keys: Keys, number: int) -> dict[str, Any]:
+def _frame(frame: Frame, header: Header, keys: Keys) -> dict[str, Any]:
     """What tells the images of a file apart, and copies from originals."""
     pixel = frame.pixel or (float("nan"), float("nan"))
     return {
-        "frame": number,
+        "frame": frame.number,
         "hash": frame.hash,
         "source_hash": frame.source,
-        "instance": keys("instance", f"{header.instance}\0{number}") if header.instance else "",
+        # Of one patient: anonymisers have been seen to give strangers one UID.
+        "instance": keys("instance", f"{header.patient}\0{header.instance}\0{frame.number}") if header.instance else "",
         "pixel_height_mm": pixel[0],
         "pixel_width_mm": pixel[1],
     }
@@ -237,5 +239,7 @@ def spooled(
     maps: dict[str, NDArray[np.uint16]] = {}
     for name, position in places:
         if name not in maps:
-            maps[name] = np.memmap(spools / name, "<u2", mode="r").reshape(-1, *shape)
+            flat = np.memmap(spools / name, "<u2", mode="r")
+            whole = len(flat) - len(flat) % math.prod(shape)  # a worker killed in mid-write leaves a part
+            maps[name] = flat[:whole].reshape(-1, *shape)
         yield maps[name][position]

@@ -196,7 +196,8 @@ def _assemble(config: DataConfig, found: Collected, spools: Path, draft: Draft) 
     slices["class"] = slices["label"].map(classes.index)
     identities = [list(slices[name]) for name in ("hash", "source_hash", "instance")]
     slices["copies"] = join_groups(*identities)
-    slices["group"] = join_groups(list(slices["patient"]), *identities)
+    # A study is of one patient, however many of its files lack the number or name another issuer.
+    slices["group"] = join_groups(list(slices["patient"]), list(slices["study"]), *identities)
     given = _given_split(config, slices)
 
     conflicting = slices.groupby("copies")["label"].transform("nunique").to_numpy() > 1
@@ -209,7 +210,7 @@ def _assemble(config: DataConfig, found: Collected, spools: Path, draft: Draft) 
     kept["split"] = [SPLITS[split] for split in splits]
 
     codes = _copy_frames(config, kept, spools, draft.folder / IMAGES)
-    patients = pd.factorize(kept["patient"])[0]
+    patients = groups  # what shares a study or a slice is one patient in every figure
     write_index(draft.folder, codes, labels.tolist(), splits.tolist(), patients.tolist())
     audits = audit_headers(fields_table(np.array(found.fields, object)[stays], kept), labels, patients)
     near = near_pairs(codes, patients, splits)

@@ -13,8 +13,8 @@ from pipeline.geometry import Values
 from pipeline.preprocess import Preparation, Shown, to_grey
 from pipeline.scans import Found, Header
 
-HIGHEST = {"1": 255.0, "L": 255.0, "LA": 255.0, "I": 65535.0, "F": 1.0}
-"""White of each of Pillow's grey modes; "I" is how it opens some 16-bit files."""
+HIGHEST = {"1": 255.0, "L": 255.0, "LA": 255.0, "F": 1.0}
+"""White of each of Pillow's grey modes but the integer ones, whose depth varies."""
 
 
 def look_at_picture(stream: BinaryIO) -> Found:
@@ -29,8 +29,15 @@ def look_at_picture(stream: BinaryIO) -> Found:
     """
     picture = _open(stream)
     columns, rows = picture.size
-    highest = 65535.0 if picture.mode.startswith("I;16") else HIGHEST.get(picture.mode, 255.0)
-    return Found("image", header=Header(rows=rows, columns=columns, highest=highest))
+    return Found("image", header=Header(rows=rows, columns=columns, highest=_highest(picture)))
+
+
+def _highest(picture: Image.Image) -> float:
+    """The largest value of the data type; TIFF says how many bits it uses (tag 258)."""
+    if not picture.mode.startswith("I"):
+        return HIGHEST.get(picture.mode, 255.0)
+    bits = getattr(picture, "tag_v2", {}).get(258, (16,))[0]
+    return float(2 ** min(bits, 31) - 1)
 
 
 def _open(stream: BinaryIO) -> Image.Image:
@@ -60,7 +67,10 @@ def picture_frame(data: bytes, preparation: Preparation) -> Shown:
     picture.load()
     if picture.mode == "F" and preparation.window.kind != "range":
         raise Unreadable("floating point pixels have no full range; set window: [low, high]")
-    return shown_picture(*_grey(picture, preparation), preparation)
+    shown = shown_picture(*_grey(picture, preparation), preparation)
+    # TIFF's WhiteIsZero (tag 262): Pillow turns 8 bits round, and leaves 16 as they are.
+    shown.inverted = picture.mode.startswith("I") and getattr(picture, "tag_v2", {}).get(262) == 0
+    return shown
 
 
 def shown_picture(values: Values, highest: float, preparation: Preparation) -> Shown:
@@ -81,5 +91,5 @@ def _grey(picture: Image.Image, preparation: Preparation) -> tuple[Values, float
     if picture.mode in ("L", "LA"):
         return np.array(picture.convert("L"), np.float32), 255.0
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        return np.array(picture, np.float32), HIGHEST.get(picture.mode, 65535.0)
+        return np.array(picture, np.float32), _highest(picture)
     return to_grey(np.asarray(picture.convert("RGB")), preparation), 255.0

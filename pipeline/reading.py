@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import xxhash
 
 from pipeline.codes import encode, image_hash
-from pipeline.files import Entry, SetAside, Unreadable
+from pipeline.files import OF_THE_FILE, Entry, SetAside, Unreadable
 from pipeline.preprocess import Shown, finish
 from pipeline.scans import Found, Frame, Prepared, Rules
 
@@ -61,7 +62,7 @@ def prepare(task: tuple[Entry, Found], rules: Rules, spools: Path) -> Prepared:
     images = _images(entry, found, rules, notes)
     name, pixels = _spool(spools, os.getpid())
     position = pixels.tell() // (2 * geometry.height * geometry.width)
-    while True:
+    for number in itertools.count():
         try:
             shown = next(images, None)
             if shown is None:
@@ -72,9 +73,15 @@ def prepare(task: tuple[Entry, Found], rules: Rules, spools: Path) -> Prepared:
             return Prepared("set aside", str(reason))
         except BaseException as error:
             return Prepared("quarantined", _reason(error))
+        if image.min() == image.max():  # all such images would pass for copies of each other
+            continue
         codes = encode(image[None])
         pixels.write(codes.astype("<u2", copy=False).tobytes())
-        frames.append(Frame(image_hash(codes).decode(), source, pixel))
+        frames.append(Frame(number, image_hash(codes).decode(), source, pixel))
+    if not frames:
+        return Prepared("set aside", "nothing to see under this window")
+    if len(frames) < number:
+        notes.add("frames with nothing to see under this window were left out")
     pixels.flush()  # what a task has reported is on disk, whatever becomes of this process
     return Prepared("image", "", tuple(frames), name, position, frozenset(notes))
 
@@ -115,8 +122,10 @@ def _reason(error: BaseException) -> str:
     The widest net is right around one file: decoders raise whatever they like (one of them a BaseException of its own),
     and no file may end an ingest. What concerns more than one file is raised again.
     """
-    if isinstance(error, KeyboardInterrupt | SystemExit) or (isinstance(error, OSError) and error.errno is not None):
-        raise error  # a broken picture is an OSError without a number
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+    if isinstance(error, OSError) and error.errno not in (None, *OF_THE_FILE):  # a broken picture has no number
+        raise error
     if isinstance(error, Unreadable):
         return str(error)
     if isinstance(error, MemoryError):

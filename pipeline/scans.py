@@ -76,11 +76,13 @@ class Frame:
     """One prepared image, its pixels lying in a spool file.
 
     Attributes:
+        number: of the frame in its file, from 0.
         hash: :func:`pipeline.codes.image_hash` of the prepared image.
         source: hash of the physical values before they were prepared: equal in whatever encoding.
         pixel: size of a prepared pixel in mm (height, width), or None.
     """
 
+    number: int
     hash: str
     source: str
     pixel: Size | None

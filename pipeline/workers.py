@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import itertools
 import logging
@@ -22,6 +23,8 @@ Result = TypeVar("Result")
 
 CHUNK = 32
 """Files a task. A lost one is tried again file by file."""
+STALLED = 8
+"""So many files in a row that take too long are no fault of theirs."""
 AHEAD = 3
 """Tasks waiting for each worker: enough to keep it busy, few enough to keep memory flat."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -122,11 +125,16 @@ class Workers:
     def _one_by_one(self, function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result | Lost]:
         """Each item in a task of its own, since their chunk was lost."""
         results: list[Result | Lost] = []
+        late = 0
         for future in [self._start(function, [item]) for item in chunk]:
             try:
                 results.append(future.result()[0])
+                late = 0
             except TimeoutError:
                 results.append(Lost(f"took longer than {self.bounds.seconds:g} s"))
+                late += 1
+                if late == STALLED:
+                    raise OSError(errno.ETIMEDOUT, f"{late} files in a row took too long: the disk stalls") from None
             except ProcessExpired:
                 results.append(Lost("crashed its decoder, or needed more memory than a file is given"))
         return results

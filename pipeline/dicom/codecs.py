@@ -172,6 +172,8 @@ def describe(ds: Dataset, offset: int, length: int) -> Stored:
         raise DecodeError(f"{bits} bits stored in {allocated} allocated")
     if signed not in (0, 1):
         raise DecodeError("Pixel Representation missing or unknown")
+    if keyword == "PixelData" and _whole(ds, "HighBit", bits - 1) != bits - 1:  # retired: bits that do not start at 0
+        raise DecodeError("High Bit is not the last of Bits Stored")
     planar = 0
     if samples == 3 and syntax in (*NATIVE, DEFLATED_FRAMES):  # other frames say it themselves
         planar = _whole(ds, "PlanarConfiguration", -1)

@@ -205,10 +205,15 @@ def _voi(
         return transform.voi(values), 0.0, float(2**transform.voi.bits - 1)
     if transform.window is None:
         notes.add("no VOI window in the file; the range of its own values was taken")
-        inside = values if padding is None or padding.all() else values[~padding]
-        low, high = float(inside.min()), float(inside.max())
-        return values, low, high if high > low else low + 1
+        return _own_range(values, padding)
     try:
         return voi_window(values, *transform.window)
-    except ValueError as error:
-        raise DecodeError(str(error)) from None
+    except ValueError:
+        notes.add("a VOI window that the standard does not know; the range of its own values was taken")
+        return _own_range(values, padding)
+
+
+def _own_range(values: Values, padding: NDArray[np.bool_] | None) -> tuple[Values, float, float]:
+    inside = values if padding is None or padding.all() else values[~padding]
+    low, high = float(inside.min()), float(inside.max())
+    return values, low, high if high > low else low + 1

@@ -1,6 +1,7 @@
 """De-identified copies of DICOM files: pixels and what they mean stay, the patient goes (PS3.15 Annex E).
 
-The pseudonyms are those of the dataset artifact that was made under the same key, so that the two can be joined.
+The pseudonyms are those of the dataset artifact made under the same key, so that the two can be joined, unless a
+column of the labels' file said who the patients are: an export knows the headers alone.
 """
 
 from __future__ import annotations

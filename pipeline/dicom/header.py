@@ -21,7 +21,7 @@ from pydicom.uid import (
 
 from pipeline.dicom.codecs import COLOUR, GREY, DecodeError, describe, locate
 from pipeline.dicom.display import Display
-from pipeline.dicom.elements import number, numbers, patient_identity, tag_of, text, texts
+from pipeline.dicom.elements import items, number, numbers, patient_identity, tag_of, text, texts
 from pipeline.dicom.kept import MODALITIES
 from pipeline.dicom.transforms import frame_macro, read_palette, read_transforms
 from pipeline.files import MAX_BYTES, SetAside
@@ -63,7 +63,7 @@ READ_TAGS = tuple(tag_of(keyword) for keyword in dict.fromkeys(_READ))
 """What is read of a header; the rest is stepped over, which halves the time."""
 
 
-def read_header(stream: BinaryIO, rules: Rules) -> tuple[Header, Display, frozenset[str]]:
+def read_header(stream: BinaryIO, rules: Rules) -> tuple[Header, Display]:
     """Reads one file's header and judges what kind of file it is; no pixel is read.
 
     Args:
@@ -71,7 +71,7 @@ def read_header(stream: BinaryIO, rules: Rules) -> tuple[Header, Display, frozen
         rules: what kind of images is asked for.
 
     Returns:
-        What is kept of the header, what the pixel pass needs, and remarks.
+        What is kept of the header, and what the pixel pass needs.
 
     Raises:
         SetAside: no DICOM file, no image of a patient, or not of the kind asked for.
@@ -81,10 +81,7 @@ def read_header(stream: BinaryIO, rules: Rules) -> tuple[Header, Display, frozen
     _check_kind(ds, rules)
     stored = describe(ds, offset, length)
     modality = text(ds, "Modality")
-    unit = "HU" if modality == "CT" else "1"
-    notes = set()
-    if unit == "HU" and text(ds, "RescaleType") not in ("", "HU", "HU_MOD"):  # C.8.2.1: absent means HU
-        notes.add("CT with a Rescale Type other than HU; taken for HU")
+    unit = "HU" if _in_hounsfield(ds) else "1"
     spacing = _spacing(ds)
     display = Display(
         stored,
@@ -113,7 +110,7 @@ def read_header(stream: BinaryIO, rules: Rules) -> tuple[Header, Display, frozen
         tag=text(ds, rules.tag) if rules.tag else "",
         fields=tuple(text(ds, keyword)[:64] for keyword in AUDITED),
     )
-    return header, display, frozenset(notes)
+    return header, display
 
 
 def inflated(stream: BinaryIO) -> BinaryIO:
@@ -198,13 +195,22 @@ def _check_kind(ds: Dataset, rules: Rules) -> None:
     if preparation.window.kind == "hu" and modality != "CT":
         named = modality if modality in MODALITIES else "unknown"  # what is no term of the standard may be anything
         raise SetAside(f"modality {named} has no Hounsfield units; set window: dicom or [low, high]")
-    photometric = text(ds, "PhotometricInterpretation")
-    if photometric not in (*GREY, *COLOUR):
+    if preparation.window.kind in ("hu", "range") and modality == "CT" and not _in_hounsfield(ds):
+        raise SetAside("CT without Hounsfield units (a capture, or rescaled to something else); set window: dicom")
+    if text(ds, "PhotometricInterpretation") not in (*GREY, *COLOUR):
         raise SetAside("photometric interpretation missing or unknown")
-    if photometric in COLOUR and preparation.colour != "grey":
-        raise SetAside("a colour image; set colour: grey to have it converted")
     if preparation.geometry.mm is not None and _spacing(ds) is None:
         raise SetAside("no pixel spacing in the file, so that it cannot be resampled to spacing")
+
+
+def _in_hounsfield(ds: Dataset) -> bool:
+    """Whether the rescaled values of a CT image are Hounsfield units (C.8.2.1: an absent Rescale Type means HU)."""
+    if text(ds, "Modality") != "CT" or text(ds, "PhotometricInterpretation") not in GREY:
+        return False
+    rescale = frame_macro(ds, 0, "PixelValueTransformationSequence") or ds
+    if text(rescale, "RescaleType") not in ("", "HU", "HU_MOD"):
+        return False
+    return bool(text(rescale, "RescaleIntercept") or items(rescale, "ModalityLUTSequence"))
 
 
 def _padding(ds: Dataset, signed: bool) -> tuple[int, int] | None:

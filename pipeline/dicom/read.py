@@ -29,10 +29,10 @@ def look_at_dicom(stream: BinaryIO, rules: Rules) -> Found:
         Unreadable: a header that says too little, or absurd things, about the pixels.
     """
     try:
-        header, display, notes = read_header(stream, rules)
+        header, display = read_header(stream, rules)
     except DecodeError as reason:
         raise Unreadable(str(reason)) from None
-    return Found("image", header=header, display=display if display.small else None, notes=notes)
+    return Found("image", header=header, display=display if display.small else None)
 
 
 def dicom_frames(data: bytes, found: Found, rules: Rules, notes: set[str]) -> Iterator[Shown]:

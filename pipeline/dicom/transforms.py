@@ -12,8 +12,11 @@ from pipeline.dicom.elements import items, number, numbers, text
 
 def read_transforms(ds: Dataset, stored: Stored) -> tuple[Transform, ...]:
     """One transform for all frames, or one a frame where an enhanced file states them frame by frame."""
-    if not items(ds, "PerFrameFunctionalGroupsSequence"):
+    groups = items(ds, "PerFrameFunctionalGroupsSequence")
+    if not groups:
         return (_transform(ds, 0, stored.signed),)
+    if len(groups) < stored.frames:
+        raise DecodeError(f"functional groups of {len(groups)} frames, expected {stored.frames}")
     frames = tuple(_transform(ds, frame, stored.signed) for frame in range(stored.frames))
     alike = all(one == frames[0] for one in frames if one.modality is None and one.voi is None)
     return frames[:1] if alike and frames[0].modality is None and frames[0].voi is None else frames
@@ -32,13 +35,11 @@ def _transform(ds: Dataset, frame: int, signed: bool) -> Transform:
     window = None
     if centers and widths:
         window = centers[0], widths[0], text(voi, "VOILUTFunction") or "LINEAR"
-    return Transform(
-        1.0 if slope is None else slope,
-        intercept or 0.0,
-        _table(items(rescale, "ModalityLUTSequence"), signed),
-        window,
-        _table(items(voi, "VOILUTSequence"), signed),
-    )
+    slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
+    modality = _table(items(rescale, "ModalityLUTSequence"), signed)
+    # The first mapped value of a VOI LUT has the sign of what the Modality LUT puts out (C.11.2.1.1).
+    negative = modality is None and (signed or intercept < 0 or slope < 0)
+    return Transform(slope, intercept, modality, window, _table(items(voi, "VOILUTSequence"), negative))
 
 
 def _table(tables: object, signed: bool) -> Table | None:
@@ -58,7 +59,7 @@ def _table(tables: object, signed: bool) -> Table | None:
         entries, first, bits = (int(value) for value in item.LUTDescriptor)
     except (TypeError, ValueError):
         raise DecodeError("lookup table damaged") from None
-    entries = entries or 2**16
+    entries = entries % 2**16 or 2**16
     if signed and first > 2**15 - 1:
         first -= 2**16
     raw = item.LUTData

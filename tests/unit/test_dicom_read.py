@@ -8,6 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
@@ -182,8 +183,65 @@ class TestVoi:
         ds = make((HU + 1024).astype("u2"), 12, ModalityLUTSequence=Sequence([Dataset()]))
         np.testing.assert_allclose(read(ds, as_is("chest_wide")), windowed(HU, -1000, 600), atol=1e-5)
 
+    def test_a_lookup_table_is_the_same_in_implicit_files(self):
+        item = Dataset()
+        item.add_new("LUTDescriptor", "SS", [2048, -1024, 16])
+        item.add_new("LUTData", "OW", np.linspace(0, 65535, 2048).astype("<u2").tobytes())
+        explicit, implicit = (make((HU + 1024).astype("u2"), 12, VOILUTSequence=Sequence([item])) for _ in range(2))
+        implicit.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        shown = read(implicit, as_is("dicom"))
+        np.testing.assert_array_equal(shown, read(explicit, as_is("dicom")))
+        assert shown.max() > 0.9
+        assert shown.min() < -0.9
+
+    def test_a_window_of_no_width_is_no_window(self):
+        loaded = read_dicom(
+            to_bytes(make((HU + 1024).astype("u2"), 12, WindowCenter=40, WindowWidth=0)), as_is("dicom")
+        )
+        np.testing.assert_allclose(loaded.images[0], windowed(HU, -1000, 1500), atol=1e-5)
+        assert any("does not know" in note for note in loaded.notes)
+
+
+class TestHounsfield:
+    """A window in HU looks at HU alone."""
+
+    @pytest.mark.parametrize(
+        "attributes",
+        [
+            {"RescaleSlope": None, "RescaleIntercept": None},
+            {"RescaleType": "ED"},
+            {"RescaleType": "Z_EFF"},
+        ],
+    )
+    @pytest.mark.parametrize("window", ["chest_wide", (-1000, 600)])
+    def test_a_ct_in_another_unit_is_set_aside(self, attributes, window):
+        with pytest.raises(SetAside, match="CT without Hounsfield units"):
+            read_dicom(to_bytes(make((HU + 1024).astype("u2"), 12, **attributes)), as_is(window))
+
+    def test_so_is_a_rendering_in_colour(self):
+        pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype("u1")
+        with pytest.raises(SetAside, match="CT without Hounsfield units"):
+            read_dicom(to_bytes(make(pixels, 8)), as_is("chest_wide", colour="grey"))
+
+    def test_a_type_within_functional_groups_counts(self):
+        ds = make(np.stack([(HU + 1024).astype("u2")] * 2), 12, RescaleSlope=None, RescaleIntercept=None)
+        value, group = Dataset(), Dataset()
+        value.RescaleSlope, value.RescaleIntercept, value.RescaleType = 1, -1024, "Z_EFF"
+        group.PixelValueTransformationSequence = Sequence([value])
+        ds.SharedFunctionalGroupsSequence = Sequence([group])
+        with pytest.raises(SetAside, match="CT without Hounsfield units"):
+            read_dicom(to_bytes(ds), as_is("chest_wide"))
+        value.RescaleType = "HU"
+        assert len(read_dicom(to_bytes(ds), as_is("chest_wide")).images) == 2
+
 
 class TestMultiFrame:
+    def test_groups_for_some_of_the_frames_are_damage(self):
+        ds = make(np.stack([(HU + 1024).astype("u2")] * 2), 12)
+        ds.PerFrameFunctionalGroupsSequence = Sequence([Dataset()])
+        with pytest.raises(Unreadable, match="functional groups of 1 frames, expected 2"):
+            read_dicom(to_bytes(ds), as_is("chest_wide"))
+
     def test_every_frame_is_an_image(self):
         frames = np.stack([np.full((16, 16), 1024 + 100 * k, "u2") for k in range(3)])
         loaded = read_dicom(to_bytes(make(frames, 12)), as_is((-1000, 1000)))
@@ -238,7 +296,8 @@ class TestSetAside:
 
     def test_burned_in_annotation_may_be_kept(self, tmp_path):
         (tmp_path / "in").mkdir()
-        (tmp_path / "in" / "1.dcm").write_bytes(to_bytes(make(np.zeros((16, 16), "u2"), BurnedInAnnotation="YES")))
+        stored = (HU + 1024).astype("u2")
+        (tmp_path / "in" / "1.dcm").write_bytes(to_bytes(make(stored, BurnedInAnnotation="YES")))
         (entry,) = list_entries(tmp_path / "in")
         assert fate_of(entry, Rules("dicom", as_is("lung"), burned_in="keep"), tmp_path) == ("image", "")
 
@@ -299,7 +358,9 @@ class TestQuarantine:
     def test_a_deflate_bomb(self, tmp_path, monkeypatch):
         from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-        ds = make(np.zeros((512, 512), "u2"))
+        pixels = np.zeros((512, 512), "u2")
+        pixels[0] = 9
+        ds = make(pixels)
         ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         data = to_bytes(ds)
         assert len(data) < 2**15
@@ -352,6 +413,19 @@ def test_the_header_tells_patients_apart(tmp_path):
     headers = [read_dicom(to_bytes(ds), as_is("chest_wide")).header for ds in variants]
     assert [header.patient_from for header in headers] == ["patient", "patient", "study", "file"]
     assert all(a.patient != b.patient for a, b in itertools.combinations(headers, 2))
+
+
+def test_bits_that_do_not_start_at_zero_are_not_guessed_at():
+    ds = make(((HU + 1024).astype("u2") << 4).astype("u2"), 12)
+    ds.HighBit = 15
+    with pytest.raises(Unreadable, match="High Bit"):
+        read_dicom(to_bytes(ds), as_is("chest_wide"))
+
+
+def test_grey_stored_as_colour_is_grey():
+    grey = np.arange(256, dtype="u1").reshape(16, 16)
+    ds = make(np.stack([grey] * 3, axis=-1), 8, Modality="US", RescaleSlope=None, RescaleIntercept=None)
+    np.testing.assert_allclose(read(ds, as_is("dicom")), grey / 127.5 - 1, atol=1e-5)
 
 
 def test_a_header_without_its_pixels_is_damaged():

@@ -142,6 +142,37 @@ def test_the_first_good_copy_of_an_instance_is_kept(tmp_path):
     assert any("different pixels" in warning for warning in artifact.meta["warnings"])
 
 
+def test_a_study_is_of_one_patient_though_files_lack_the_number(tmp_path):
+    for study in range(20):
+        for number in range(2):
+            ds = make(
+                slice_of(10 * study + number), 12, PatientID=f"P{study}" if number else "",
+                StudyInstanceUID=f"1.2.{study + 1}",
+            )  # fmt: skip
+            save(ds, tmp_path / "data" / "xy"[study % 2] / f"{study}-{number}.dcm")
+    artifact = run(tmp_path)
+    assert table(artifact).groupby("study")["split"].nunique().max() == 1
+    assert len(set(ScanDataset(artifact.path).patients)) == 20
+    assert any("share identical slices or a study" in warning for warning in artifact.meta["warnings"])
+
+
+def test_slices_that_show_nothing_join_nobody(tmp_path):
+    data = archive(tmp_path / "data", patients=12, slices=1)
+    for patient in range(12):
+        air = np.full((16, 16), 10 + patient, "u2")  # each another shade of air, all black in the window
+        save(make(air, 12, PatientID=f"P{patient}"), data / "xy"[patient % 2] / f"air-{patient}.dcm")
+    found = run(tmp_path).meta["found"]
+    assert (found["kept"], found["set_aside"], found["duplicates"]) == (12, 12, 0)
+
+
+def test_strangers_under_one_instance_uid_are_strangers(tmp_path):
+    for patient in range(12):
+        ds = make(slice_of(patient), 12, PatientID=f"P{patient}", StudyInstanceUID=f"1.2.{patient + 1}")
+        ds.SOPInstanceUID = "1.2.3.4"
+        save(ds, tmp_path / "data" / "xy"[patient % 2] / f"{patient}.dcm")
+    assert run(tmp_path).meta["found"]["kept"] == 12
+
+
 def test_equal_pixels_in_any_encoding_are_one_slice(tmp_path):
     data = archive(tmp_path / "data", slices=1)
     stored = np.kron(slice_of(4711), np.ones((4, 4))).astype("u2")
@@ -153,7 +184,7 @@ def test_equal_pixels_in_any_encoding_are_one_slice(tmp_path):
     save(half, data / "x" / "half.dcm")
     artifact = run(tmp_path)
     assert artifact.meta["found"]["duplicates"] == 2
-    assert any("3 patients share identical slices" in warning for warning in artifact.meta["warnings"])
+    assert any("3 patients share identical slices or a study" in warning for warning in artifact.meta["warnings"])
 
 
 def test_folds_cover_every_patient_once(tmp_path):
@@ -188,7 +219,7 @@ def test_patients_who_share_a_slice_are_on_one_side(tmp_path):
     assert sides[chained].nunique() == 1
     assert sides.nunique() == 3
     assert artifact.meta["found"]["duplicates"] == 9
-    assert any("10 patients share identical slices" in warning for warning in artifact.meta["warnings"])
+    assert any("10 patients share identical slices or a study" in warning for warning in artifact.meta["warnings"])
 
 
 def test_nothing_of_a_patient_is_in_the_artifact(tmp_path):

@@ -44,6 +44,12 @@ def test_big_endian_tiff(tmp_path):
     np.testing.assert_allclose(read(tmp_path / "x.tif"), values / 32767.5 - 1, atol=1e-5)
 
 
+def test_white_is_zero_is_turned_round(tmp_path):
+    values = np.linspace(0, 65535, 256).round().astype("u2").reshape(16, 16)
+    Image.fromarray(values).save(tmp_path / "x.tif", tiffinfo={262: 0})
+    np.testing.assert_allclose(read(tmp_path / "x.tif"), 1 - values / 32767.5, atol=1e-5)
+
+
 def test_floating_point_needs_a_window_of_its_own(tmp_path):
     values = np.linspace(-1, 3, 256, dtype=np.float32).reshape(16, 16)
     picture(tmp_path / "x.tif", values)
