@@ -41,6 +41,8 @@ BAND = (1.5, 3.0)
 FLAT = 0.002
 """Band-passed images whose values scatter less than this (1 is the range of the codes) show nothing to compare."""
 BLOCK = 256
+SMALLEST = 48
+"""Pixels a side below which nothing is looked for."""
 
 Floats = NDArray[np.float32]
 
@@ -105,6 +107,19 @@ def near_pairs(
         distance=distance,
         note="" if whole else f"only {CANDIDATES:,} of the pairs with equal hashes were looked at closely",
     )
+
+
+def look_for_pairs(codes: NDArray[np.uint16], patients: NDArray[np.int64], splits: NDArray[np.uint8]) -> NearDuplicates:
+    """:func:`near_pairs` where the images are large enough for its thresholds to mean anything.
+
+    Procedural chests, each drawn on its own, at 32 x 32 gave 207 pairs among 373 images: without fine detail different
+    people look alike.
+    """
+    height, width = codes.shape[-2:]
+    if min(height, width) < SMALLEST:
+        note = f"images of {height} x {width} pixels; below {SMALLEST} different people look alike"
+        return NearDuplicates("not looked for", len(codes), note=note)
+    return near_pairs(codes, patients, splits)
 
 
 def describe(found: NearDuplicates) -> list[str]:

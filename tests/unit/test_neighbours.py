@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pipeline import neighbours
-from pipeline.neighbours import describe, hashes, near_pairs, similarity
+from pipeline.neighbours import describe, hashes, look_for_pairs, near_pairs, similarity
 
 SHAPE = (64, 64)
 
@@ -211,3 +211,11 @@ def test_breastmnist_has_the_same_pictures_on_several_sides_of_its_split(real_da
     assert found.pairs == pytest.approx(208, abs=10)
     assert found.across_splits == pytest.approx(119, abs=10)
     assert all(splits[first] != splits[second] for first, second in found.examples)
+
+
+def test_small_images_are_not_looked_at():
+    codes = np.zeros((4, 1, 32, 64), np.uint16)
+    found = look_for_pairs(codes, np.arange(4), np.zeros(4, np.uint8))
+    assert (found.status, found.images, found.pairs) == ("not looked for", 4, 0)
+    assert "32 x 64" in found.note
+    assert describe(found) == []
