@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from pydicom.dataset import Dataset
 
@@ -42,7 +44,7 @@ def _transform(ds: Dataset, frame: int, signed: bool) -> Transform:
     return Transform(slope, intercept, modality, window, _table(items(voi, "VOILUTSequence"), negative))
 
 
-def _table(tables: object, signed: bool) -> Table | None:
+def _table(tables: Sequence[Dataset], signed: bool) -> Table | None:
     """The first item of a LUT sequence: descriptor (entries, first value mapped, bits) and data (C.11.1.1.1).
 
     An empty item is no table.
@@ -52,7 +54,7 @@ def _table(tables: object, signed: bool) -> Table | None:
     """
     if not tables:
         return None
-    item: Dataset = tables[0]  # type: ignore[index]
+    item = tables[0]
     if not item.get("LUTDescriptor") or not item.get("LUTData"):
         return None
     try:
