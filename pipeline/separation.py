@@ -17,10 +17,10 @@ Three choices decide whether chance passes for a finding:
   bootstrap of finished predictions knows nothing of the luck of training.
 
 Simulated, on an earlier build (1,500 permutations, narrower intervals): among 20 fields of noise a false alarm by
-Holm's p of 0.05 alone came in 4.0 % of 278 samples of 54 patients, in 6.7 % of 269 where the number of slices goes with
-the label, in 4.5 % of 334 with a class of one in five. Of 54 patients it flagged, beside 20 such fields, a field filled in
-for 25 % of one class in 31 % of samples, for 40 % in 82 %. Intervals held the truth in 94 to 97 % of samples; where a
-field is hardly better than chance (an AUC of 0.6) they lie too low, and did in 86 %.
+Holm's p of 0.05 alone came in 4.0 % of 278 samples of 54 patients, in 6.7 % of 269 where the number of slices goes
+with the label, in 4.5 % of 334 with a class of one in five. Of 54 patients it flagged, beside 20 such fields, a
+field filled in for 25 % of one class in 31 % of samples, for 40 % in 82 %. Intervals held the truth in 94 to 97 %
+of samples; where a field is hardly better than chance (an AUC of 0.6) they lie too low, and did in 86 %.
 """
 
 from __future__ import annotations
