@@ -142,8 +142,8 @@ def conditional_accuracy(
 
     Returns:
         ``conditional_accuracy`` (mean over classes) and ``conditional_accuracy.<class>``;
-        ``floor.conditional_accuracy``, of the real images; ``loss.conditional_accuracy``, the real images' minus the synthetic ones' over the classes
-        that both have.
+        ``floor.conditional_accuracy``, of the real images; ``loss.conditional_accuracy``, the real images' minus the
+        synthetic ones'. Classes with too few synthetic images, or no validation image, are left out of all means.
 
     Raises:
         TooFewImagesError: no class has :data:`FEWEST_LABELLED` synthetic images and one validation image.
