@@ -9,7 +9,10 @@ calibrated on held-out real images, transformed and not (the adjusted count of B
 
 Where the network cannot see a transform in real images either (a mirrored hand may be the other hand), the interval is
 the whole of 0 to 1. Synthetic images differ from real ones in other ways too; what the network makes of those is in the
-figure, so that a GAN trained without augmentation is the fair comparison.
+figure, so that a GAN trained without augmentation is the fair comparison. Measured on phantoms and MedNIST of 64 pixels
+(300 training, 100 validation, 200 other images, 30 % of them transformed): 21 to 38 % are found wherever the network
+sees the transform, and 0 to 13 % where there are none; contrast is never seen, noise not in noisy phantoms, and in
+MedNIST neither are flips, scale, stretch and brightness.
 """
 
 from __future__ import annotations
@@ -72,6 +75,7 @@ class _Detector(nn.Sequential):
                 if isinstance(module, (nn.Conv2d, nn.Linear)):
                     scale = (2.0 / module.weight[0].numel()) ** 0.5
                     module.weight.copy_(scale * torch.randn(module.weight.shape, generator=generator))
+                    assert module.bias is not None
                     nn.init.zeros_(module.bias)
 
 
