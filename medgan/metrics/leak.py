@@ -30,7 +30,7 @@ from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.options import TRANSFORMS, require_one_of
 
 GRID = 64
-STEPS, BATCH = 300, 32
+STEPS, BATCH = 200, 32
 WIDTH = 32
 FEWEST_TRAINING, FEWEST_HELD_OUT, FEWEST = 32, 20, 20
 APART = 0.2
