@@ -50,9 +50,7 @@ def direction(at: Tensor, shows: Sequence[bool] | Tensor, steps: int = 200, deca
     return plane(at, shows, steps, decay)[0]
 
 
-def plane(
-    at: Tensor, shows: Sequence[bool] | Tensor, steps: int = 200, decay: float = 1e-2
-) -> tuple[Tensor, float]:
+def plane(at: Tensor, shows: Sequence[bool] | Tensor, steps: int = 200, decay: float = 1e-2) -> tuple[Tensor, float]:
     """The plane that separates points with an attribute from those without.
 
     Logistic regression with weight decay on standardised points, by Newton's method in float64 (Shen et al.,
