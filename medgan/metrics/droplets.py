@@ -1,9 +1,9 @@
 """Water droplets: spots of enormous activations in the feature maps of a generator with AdaIN.
 
 Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", section 2.1 and figure 1: from 64x64 up,
-StyleGAN's feature maps hold a blob that dominates their statistics, by which the generator smuggles signal strength past
-the normalisation; with demodulation instead it is gone. Seen in the norm over channels at each pixel, the blob is tiny
-(under a hundredth of the map) and many times as large as anything around it:
+StyleGAN's feature maps hold a blob that dominates their statistics, by which the generator smuggles signal strength
+past the normalisation; with demodulation instead it is gone. Seen in the norm over channels at each pixel, the blob is
+tiny (under a hundredth of the map) and many times as large as anything around it:
 
     peak = max over pixels of ‖x‖ / the norm that 5 % of the pixels exceed
 

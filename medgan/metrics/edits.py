@@ -8,8 +8,8 @@ unedited images of a class,
     purity = mean over i of Δᵢᵢ / (Δᵢᵢ + mean over j ≠ i of Δᵢⱼ)
 
 is 1 where nothing but the edited attribute changes, and 1/2 where the others change as much. If scores were linear in
-normal points, with correlations ρ, Δᵢⱼ/Δᵢᵢ would be |ρᵢⱼ|: attributes that go together in the images lower the purity in
-every space, so that z and w, or two generators, are to be compared, and the mean |ρ| is noted beside the figure.
+normal points, with correlations ρ, Δᵢⱼ/Δᵢᵢ would be |ρᵢⱼ|: attributes that go together in the images lower the purity
+in every space, so that z and w, or two generators, are to be compared, and the mean |ρ| is noted beside the figure.
 """
 
 from __future__ import annotations

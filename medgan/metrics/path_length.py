@@ -6,14 +6,13 @@ p is a great circle between two z (lengths interpolated, too, since not every ne
 line between two w; t is uniform in [0, 1] ("full") or 0 ("end"); ε = 1e-4; the slowest and the fastest 1 % of the pairs
 are dropped, as the authors' evaluation does. Both ends are of one class, and noise is held still.
 
-The authors' d is LPIPS, a squared distance of VGG's features of unit length at every place. Its weights are not to be had
-everywhere, so here d(a, b) = ‖f(a)/‖f(a)‖ − f(b)/‖f(b)‖‖² for the features f of any extractor, which belongs to the
-metric's name: figures of two extractors do not compare. The one they give depends on the extractor's scale no more than
-LPIPS does.
+The authors' d is LPIPS, a squared distance of VGG's features of unit length at every place. Its weights are not to be
+had everywhere, so here d(a, b) = ‖f(a)/‖f(a)‖ − f(b)/‖f(b)‖‖² for the features f of any extractor: like LPIPS it does
+not depend on their scale. It is another distance, so that figures of two extractors, or of the papers, do not compare.
 
 Numbers. Points are interpolated and distances taken in float64; network and extractor run in float32, whose rounding
-(about 1e-6 of an image) is small against the change over ε (about 1e-4). An extractor that rounds more (bfloat16, images
-made uint8) would measure its own rounding, over ε²: it is found out by taking some pairs at 10 ε, and refused.
+(about 1e-6 of an image) is small against the change over ε (about 1e-4). An extractor that rounds more (bfloat16,
+images made uint8) would measure its own rounding, over ε²: it is found out by taking some pairs at 10 ε, and refused.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def squared_speeds(
     epsilon: float = EPSILON,
     unit: bool = True,
 ) -> Tensor:
-    """d / ε² of random pairs.
+    """Squared speeds d / ε² of random pairs.
 
     Args:
         generator: any; for "w" one that has it.
@@ -96,8 +95,8 @@ def _refuse_rounding(fine: Tensor, coarse: Tensor) -> None:
     if float(fine.median()) > 3 * float(coarse.median()) and float(fine.mean()) > 3 * float(coarse.mean()):
         raise MedaugError(
             f"path length: features change by {float(fine.median()):.3g} over ε² at ε but by "
-            f"{float(coarse.median()):.3g} at 10 ε, so rounding is what is measured; expected an extractor that computes "
-            "in float32 on images that are not rounded"
+            f"{float(coarse.median()):.3g} at 10 ε, so rounding is what is measured; expected an extractor that "
+            "computes in float32 on images that are not rounded"
         )
 
 
@@ -115,7 +114,7 @@ def path_length(speeds: Tensor, seed: int = 0) -> Measured:
         low,
         high,
         n_synthetic=2 * len(speeds),
-        note=f"{len(speeds)} pairs, ε = {EPSILON:g}, 1 % dropped on either side; bootstrap over pairs; noise held still",
+        note=f"{len(speeds)} pairs, the slowest and fastest 1 % dropped; bootstrap over pairs; noise held still",
     )
 
 

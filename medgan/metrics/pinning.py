@@ -7,14 +7,15 @@ nearby images of a walk are compared:
 1. The motion of the structure (low-pass, wavelengths of an eighth of the image and more) is an affine field
    d(x) = A·x + b, found by Gauss and Newton's method together with a change of brightness and contrast (Lucas & Kanade
    1981; Baker & Matthews 2004).
-2. Detail is a band-pass of a few pixels' wavelength. Outlines of the structure have such wavelengths, too, and move with
-   it by definition, so places where the low-pass is steep are left out; and the band is divided by its local strength.
+2. Detail is a band-pass of a few pixels' wavelength. Outlines of the structure have such wavelengths, too, and move
+   with it by definition, so places where the low-pass is steep are left out; and the band is divided by its local
+   strength.
 3. The second image's detail is warped back by s·d(x) and correlated with the first one's: the slope s at which the
    correlation is highest is how far detail moves for each pixel that the structure moves. 1: along with it; 0: pinned.
 
 Correlations of all pairs are averaged before the maximum is taken. Pairs whose structure hardly moves, or changes
-otherwise than by moving, say nothing and are left out. Noise inputs are left out, too (zero): they are pinned to the grid
-by construction in every generator that has them, and are stochastic detail, not what the claim is about.
+otherwise than by moving, say nothing and are left out. Noise inputs are left out, too (zero): they are pinned to the
+grid by construction in every generator that has them, and are stochastic detail, not what the claim is about.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from medgan.metrics.drawing import Picture, batches, classes_in_turn, points, ti
 from medgan.metrics.intervals import percentile_interval, resamples
 from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.sample import LoadedGenerator, slerp
-from medgan.seeds import seeded
+from medgan.seeds import seed_of, seeded
 from medgan.styles import StyleGenerator
 
 SLOPES = tuple(-0.5 + 0.125 * step for step in range(17))
@@ -193,12 +194,12 @@ def frames(generator: LoadedGenerator, labels: Tensor, shares: Tensor, space: Sp
         float32 [N, K, C, H, W] in [-1, 1], on the CPU.
     """
     plain_z = in_z(generator, space)
-    ends = [points(generator, labels, seed_of_end, space, start) for seed_of_end in (2 * seed, 2 * seed + 1)]
+    a, b = (points(generator, labels, seed_of(seed, end), space, start) for end in ("from", "to"))
     classes = generator.check_labels(labels)
     drawn = []
     for share in shares.T:
-        t = share[:, None].to(ends[0].dtype)
-        at = (slerp(*ends, t) if plain_z else torch.lerp(*ends, t)).to(generator.device)
+        t = share[:, None]
+        at = (slerp(a, b, t) if plain_z else torch.lerp(a, b, t)).to(generator.device)
         zeros = [
             torch.zeros(len(at), 1, *size, device=generator.device)
             for size in generator.network.noise_layers(generator.stage)

@@ -110,7 +110,7 @@ def conditional_entropy(table: Tensor) -> Tensor:
 
 
 def separability(separated: Mapping[str, Separated], images: int, seed: int = 0) -> Measured:
-    """exp of the summed conditional entropies, and its bootstrap interval over images (planes kept).
+    """The exponential of the summed conditional entropies; bootstrap over images, planes kept.
 
     Args:
         separated: :func:`separate`'s answer for each attribute.

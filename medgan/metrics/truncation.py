@@ -1,8 +1,8 @@
 """Truncation trades variety for quality: precision and recall over ψ (StyleGAN, appendix B; Kynkäänniemi 2019, fig. 4).
 
 The same latents are drawn at every ψ. If the trade is there, precision falls and recall rises with ψ. Each is summed up
-by the slope of its regression on ψ, the gain from ψ = 0 to 1 along a line, and by Kendall's τ, +1 where it rises at every
-step and −1 where it falls.
+by the slope of its regression on ψ, the gain from ψ = 0 to 1 along a line, and by Kendall's τ, +1 where it rises at
+every step and −1 where it falls.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def truncation(
     """
     if min(len(real), truncated.shape[1]) < MIN_IMAGES:
         raise TooFewImagesError(
-            f"truncation: {len(real)} real and {truncated.shape[1]} synthetic images, expected at least {MIN_IMAGES} of "
-            "each"
+            f"truncation: {len(real)} real and {truncated.shape[1]} synthetic images, expected at least {MIN_IMAGES} "
+            "of each"
         )
     if len(psis) < 2 or len(psis) != len(truncated):
         raise MedaugError(f"truncation: {len(psis)} ψ for {len(truncated)} sets of features, expected two or more")
