@@ -30,4 +30,4 @@ def wilson_interval(successes: int, count: int) -> tuple[float, float]:
     middle = share + square / (2 * count)
     half = Z95 * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
     low, high = ((middle + sign * half) / (1 + square / count) for sign in (-1, 1))
-    return max(low, 0.0), min(high, 1.0)
+    return (0.0 if successes == 0 else low), (1.0 if successes == count else high)

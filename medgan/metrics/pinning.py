@@ -39,7 +39,7 @@ SLOPES = tuple(-0.5 + 0.125 * step for step in range(17))
 """Where correlations are taken: −0.5 to 1.5."""
 MOVED = 0.25
 """Pixels (root mean square over the image) by which structure must move at least."""
-EXPLAINED = 0.3
+EXPLAINED = 0.5
 """Share of the structure's change that its motion must explain."""
 MIN_PAIRS = 20
 
