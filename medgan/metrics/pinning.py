@@ -29,7 +29,7 @@ from torch import Tensor
 
 from medgan.explore import Space, in_z
 from medgan.metrics.drawing import Picture, batches, classes_in_turn, points, tiled
-from medgan.metrics.intervals import percentile_interval, resamples
+from medgan.metrics.intervals import percentiles, resamples
 from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.sample import LoadedGenerator, slerp
 from medgan.seeds import seed_of, seeded
@@ -254,7 +254,7 @@ def pinning(motion: Motion, seed: int = 0) -> Measured:
             f"{float(motion.moved.median()):.2f}), expected at least {MIN_PAIRS} pairs; take more, or a longer step"
         )
     curves = telling[resamples(len(telling), seed)].mean(dim=1)
-    low, high = percentile_interval(_highest(curves))
+    low, high = percentiles(_highest(curves))
     return Measured(
         float(_highest(telling.mean(dim=0, keepdim=True))[0]),
         low,
