@@ -250,8 +250,9 @@ def pinning(motion: Motion, seed: int = 0) -> Measured:
     pairs = len(motion.moved)
     if len(telling) < MIN_PAIRS:
         raise TooFewImagesError(
-            f"pinning: the structure of {len(telling)} of {pairs} pairs moves by {MOVED} pixels or more (median "
-            f"{float(motion.moved.median()):.2f}), expected at least {MIN_PAIRS} pairs; take more, or a longer step"
+            f"pinning: in {len(telling)} of {pairs} pairs the structure moves by {MOVED} pixels or more (median "
+            f"{float(motion.moved.median()):.2f}) and changes by moving (median share {float(motion.explained.median()):.2f}"
+            f" of {EXPLAINED}); expected at least {MIN_PAIRS} pairs; take more, or a longer step"
         )
     curves = telling[resamples(len(telling), seed)].mean(dim=1)
     low, high = percentiles(_highest(curves))

@@ -90,6 +90,7 @@ def real_and_frozen(images):
     return moving, frozen
 
 
+@pytest.mark.thorough
 def test_phantoms_that_move_whole_and_phantoms_with_frozen_detail():
     cuts = [draw_patient("nodule", 1, 64, True, np.random.default_rng([5, patient]))[0].hu for patient in range(40)]
     moving, frozen = real_and_frozen(torch.tensor(np.stack(cuts))[:, None].add(1000).div(700).sub(1).clamp(-1, 1))
@@ -97,6 +98,7 @@ def test_phantoms_that_move_whole_and_phantoms_with_frozen_detail():
     assert frozen.high < 0.3  # a little of the detail's band is in the low-pass, and moves
 
 
+@pytest.mark.thorough
 def test_real_images_that_move_whole_and_with_frozen_detail(real_data):
     from PIL import Image
 
@@ -113,7 +115,7 @@ def test_real_images_that_move_whole_and_with_frozen_detail(real_data):
 
 def test_what_does_not_move_gets_no_figure():
     first, _ = moved_pairs(1.0, 24)
-    with pytest.raises(TooFewImagesError, match="the structure of 0 of 24 pairs moves"):
+    with pytest.raises(TooFewImagesError, match="in 0 of 24 pairs the structure moves"):
         pinning.pinning(pinning.compare(first, first))
     other = first.flip(0)  # one body fades into another: a change, but not by moving
     with pytest.raises(TooFewImagesError, match="expected at least 20 pairs"):
