@@ -251,8 +251,8 @@ def pinning(motion: Motion, seed: int = 0) -> Measured:
     if len(telling) < MIN_PAIRS:
         raise TooFewImagesError(
             f"pinning: in {len(telling)} of {pairs} pairs the structure moves by {MOVED} pixels or more (median "
-            f"{float(motion.moved.median()):.2f}) and changes by moving (median share {float(motion.explained.median()):.2f}"
-            f" of {EXPLAINED}); expected at least {MIN_PAIRS} pairs; take more, or a longer step"
+            f"{float(motion.moved.median()):.2f}), and that explains {EXPLAINED:.0%} of its change or more (median "
+            f"{float(motion.explained.median()):.0%}); expected {MIN_PAIRS} such pairs; take more, or a longer step"
         )
     curves = telling[resamples(len(telling), seed)].mean(dim=1)
     low, high = percentiles(_highest(curves))
