@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from medgan.seeds import seeded
+
 TAIL = 0.025
 """What each side of a 95 % interval leaves out."""
 RESAMPLES = 500
@@ -84,6 +86,11 @@ def resample(patients: torch.Tensor, repeats: int, generator: torch.Generator) -
     times = torch.zeros(repeats, count, dtype=torch.float64)
     times.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
     return times[:, owner]
+
+
+def resamples(count: int, seed: int, repeats: int = RESAMPLES) -> torch.Tensor:
+    """Positions of ``count`` independent units drawn with replacement, int64 [repeats, count]."""
+    return torch.randint(count, (repeats, count), generator=seeded(seed, "bootstrap"))
 
 
 def percentiles(values: torch.Tensor) -> tuple[float, float]:
