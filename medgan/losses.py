@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medgan.convolution import WithoutWeightGradients
 from medgan.layers import exact
 
 Critic = Callable[[Tensor], Tensor]
@@ -126,5 +127,6 @@ def path_lengths(images: Tensor, ws: Tensor, rng: torch.Generator) -> Tensor:
 def _gradient(critic: Critic, images: Tensor) -> Tensor:
     """∇D for each image, [N, C, H, W]; differentiable. Summing logits is fair: each depends on its own image."""
     images = images.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
+    with WithoutWeightGradients():
+        (gradient,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
     return gradient
