@@ -25,8 +25,8 @@ class WithoutWeightGradients:
 
     ``torch.autograd.grad(..., images, create_graph=True)`` wants gradients of images alone, but does not say so to
     functions written in Python: they would compute those of the weights too, for nothing. What the graph is used for
-    after the block, such as a penalty's own gradients, is whole. It is bound to the graph made inside it, so trainings in
-    other threads do not notice.
+    after the block, such as a penalty's own gradients, is whole. The block is bound to the graph made inside it, so
+    trainings in other threads do not notice.
     """
 
     _newest = threading.local()
@@ -71,8 +71,10 @@ class Geometry:
     def gradients(
         self, g: Tensor, x: Tensor, w: Tensor, mask: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The library's gradients by x, w and bias, those that the mask asks for; of an operand that is not needed only
-        the shape counts."""
+        """The library's gradients by x, w and bias, those that the mask asks for.
+
+        Of an operand that a gradient does not depend on (x of that by x) only the shape counts.
+        """
         stride, padding = (self.stride, self.stride), (self.padding, self.padding)
         bias = [w.shape[1 if self.transposed else 0]] if mask[2] else None
         return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]

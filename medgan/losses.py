@@ -1,8 +1,8 @@
 """Adversarial losses and gradient penalties: functions of logits and critics that know no architecture.
 
 R1 and path lengths are computed in float32 whatever autocast says: R1 draws a squared gradient towards zero, where
-bfloat16's rounding would be what is left of it, and both run seldom. WGAN-GP's penalty holds a norm at one, far above the
-rounding, and is most of a step: its critic follows autocast; interpolates, gradient, norm and mean are float32.
+bfloat16's rounding would be what is left of it, and both run seldom. WGAN-GP's penalty holds a norm at one, far above
+the rounding, and is most of a step: its critic follows autocast; interpolates, gradient, norm and mean are float32.
 """
 
 from __future__ import annotations
