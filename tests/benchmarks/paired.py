@@ -47,9 +47,9 @@ def peak(dtype: torch.dtype) -> float:
         return 2 * 16 * 16 * 16 * 128 * 128 * 9 / min(clocked(lambda: conv2d(x, w, padding=1)) for _ in range(3))
 
 
-def compare(preset: str, size: int, batch: int, rounds: int) -> dict[str, Any]:
+def compare(preset: str, size: int, batch: int, rounds: int, widths: tuple[int, int] | None = None) -> dict[str, Any]:
     """Every variant's CPU milliseconds by phase, medians of the rounds, and the ratio of whole steps."""
-    case = {"preset": preset, "size": size, "batch": batch, "precision": "auto"}
+    case = {"preset": preset, "size": size, "batch": batch, "precision": "auto", "widths": widths}
     trainers: dict[str, Trainer] = {}
     with tempfile.TemporaryDirectory() as folder:
         data = images(size, Path(folder))
