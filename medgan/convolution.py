@@ -77,7 +77,7 @@ class Geometry:
         """
         stride, padding = (self.stride, self.stride), (self.padding, self.padding)
         bias = [w.shape[1 if self.transposed else 0]] if mask[2] else None
-        return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
+        return torch.ops.aten.convolution_backward(
             g, x, w, bias, stride, padding, (1, 1), self.transposed, (0, 0), 1, mask
         )
 

@@ -4,7 +4,7 @@
 machine, rates of separate processes do not compare; here every phase of every variant runs once a round, and what is
 compared is CPU time. The floor is the phases' FLOPs, in convolutions and matrix products, over the rate of a large 3x3
 convolution, measured in every round too, in the precision in which the phase runs. Of a lazy phase a step bears its
-share.
+share. R1 at every step, inside the discriminator's phase, counts as if it ran in bfloat16.
 """
 
 from __future__ import annotations
