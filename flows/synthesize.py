@@ -30,6 +30,7 @@ PICTURES, WALK = 9, 8  # images a class, and steps of a latent walk, that the re
 CODE = (
     "medgan.sample",
     "medgan.networks",
+    "medgan.convolution",
     "medgan.layers",
     "medgan.styles",
     "medgan.growing",

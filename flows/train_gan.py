@@ -35,6 +35,7 @@ CODE = (
     "medgan.progression",
     "medgan.contract",
     "medgan.registry",
+    "medgan.convolution",
     "medgan.layers",
     "medgan.losses",
     "medgan.styles",

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medgan.convolution import conv2d, conv_transpose2d
+
 LEAK = 0.2
 HE_GAIN = math.sqrt(2.0)
 
@@ -135,7 +137,7 @@ class EqualConv2d(Equalised):
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] -> [N, outputs, H, W]; zeros beyond the border."""
         w, b = self.scaled
-        return F.conv2d(x, w, b, padding=self.padding)
+        return conv2d(x, w, b, padding=self.padding)
 
 
 class StridedConv2d(EqualConv2d):
@@ -144,7 +146,7 @@ class StridedConv2d(EqualConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Halves what a lowpass has padded."""
         w, b = self.scaled
-        return F.conv2d(x, w, b, stride=2)
+        return conv2d(x, w, b, stride=2)
 
 
 class DoublingConv2d(EqualConv2d):
@@ -157,7 +159,7 @@ class DoublingConv2d(EqualConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Doubles."""
         w, b = self.scaled
-        return F.conv_transpose2d(x, transposed(spread(w)), b, stride=2, padding=self.padding)
+        return conv_transpose2d(x, transposed(spread(w)), b, stride=2, padding=self.padding)
 
 
 class HalvingConv2d(EqualConv2d):
@@ -166,7 +168,7 @@ class HalvingConv2d(EqualConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Halves."""
         w, b = self.scaled
-        return F.conv2d(x, spread(w) / 4, b, stride=2, padding=self.padding)
+        return conv2d(x, spread(w) / 4, b, stride=2, padding=self.padding)
 
 
 def spread(w: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Adversarial losses and gradient penalties: functions of logits and critics that know no architecture.
 
-Penalties are computed in float32 whatever autocast says: they square gradients, and bfloat16 has 8 bits of mantissa.
+R1 and path lengths are computed in float32 whatever autocast says: R1 draws a squared gradient towards zero, where
+bfloat16's rounding would be what is left of it, and both run seldom. WGAN-GP's penalty holds a norm at one, far above
+the rounding, and is most of a step: its critic follows autocast; interpolates, gradient, norm and mean are float32.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medgan.convolution import WithoutWeightGradients
 from medgan.layers import exact
 
 Critic = Callable[[Tensor], Tensor]
@@ -95,16 +98,15 @@ def drift(real_logits: Tensor) -> Tensor:
 def r1(critic: Critic, images: Tensor) -> Tensor:
     """E[‖∇D(x)‖²] over real images (Mescheder et al. 2018, equation 9, without γ/2)."""
     with torch.autocast(images.device.type, enabled=False):
-        return _gradient(critic, exact(images)).square().sum(dim=(1, 2, 3)).mean()
+        return _gradient(critic, images).square().sum(dim=(1, 2, 3)).mean()
 
 
 def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
     """E[(‖∇D(x̂)‖₂ − 1)²] with x̂ = εx + (1 − ε)G(z), ε ~ U(0, 1) for each image (Gulrajani et al. 2017, algorithm 1)."""
-    with torch.autocast(real.device.type, enabled=False):
-        epsilon = torch.rand(len(real), 1, 1, 1, device=real.device, generator=rng)
-        mixed = torch.lerp(exact(fake), exact(real), epsilon.to(exact(real).dtype))
-        norm = _gradient(critic, mixed).square().sum(dim=(1, 2, 3)).add(1e-16).sqrt()  # finite slope at a zero gradient
-        return (norm - 1).square().mean()
+    epsilon = torch.rand(len(real), 1, 1, 1, device=real.device, generator=rng)
+    mixed = torch.lerp(exact(fake), exact(real), epsilon.to(exact(real).dtype))
+    norm = _gradient(critic, mixed).square().sum(dim=(1, 2, 3)).add(1e-16).sqrt()  # finite slope at a zero gradient
+    return (norm - 1).square().mean()
 
 
 def path_lengths(images: Tensor, ws: Tensor, rng: torch.Generator) -> Tensor:
@@ -125,6 +127,9 @@ def path_lengths(images: Tensor, ws: Tensor, rng: torch.Generator) -> Tensor:
 
 def _gradient(critic: Critic, images: Tensor) -> Tensor:
     """∇D for each image, [N, C, H, W]; differentiable. Summing logits is fair: each depends on its own image."""
-    images = images.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
-    return gradient
+    images = exact(images.detach()).requires_grad_(True)
+    with WithoutWeightGradients():
+        logits = critic(images)
+        with torch.autocast(images.device.type, enabled=False):
+            (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return exact(gradient)

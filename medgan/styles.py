@@ -16,6 +16,7 @@ from medgan import losses
 from medgan.architecture import Architecture
 from medgan.config import GanConfig
 from medgan.contract import Batch, Generator, NoiseSource, Phase, random_latent, random_noise
+from medgan.convolution import WithoutWeightGradients
 from medgan.layers import HE_GAIN, LEAK, ClassEmbedding, EqualLinear, exact, pixel_norm
 from medgan.options import require, require_one_of
 from medgan.sizes import Pyramid, Stage
@@ -277,8 +278,9 @@ class StyleArchitecture(Architecture):
         small = replace(batch, labels=batch.labels[: len(batch.labels) // penalties.path_length_shrink])
         with torch.autocast(batch.labels.device.type, enabled=False):
             ws = self.styles(small)
-            images = self.generator.synthesis(ws, small.stage, random_noise(small))
-            lengths = losses.path_lengths(images, ws, small.rng)
+            with WithoutWeightGradients():
+                images = self.generator.synthesis(ws, small.stage, random_noise(small))
+                lengths = losses.path_lengths(images, ws, small.rng)
         with torch.no_grad():
             moved = torch.lerp(self.path_length_mean, lengths.mean(), penalties.path_length_decay)
             self.path_length_mean.copy_(torch.where(torch.isfinite(moved), moved, self.path_length_mean))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from medgan.architecture import Architecture
 from medgan.config import GanConfig
 from medgan.contract import Discriminator, Generator, NoiseSource
+from medgan.convolution import conv2d, conv_transpose2d
 from medgan.layers import LEAK, ClassEmbedding, channels_at
 from medgan.options import require
 from medgan.sizes import Pyramid, Stage
@@ -75,7 +76,7 @@ class StridedConv(NormalWeights):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halves."""
-        return F.conv2d(x, self.weight, self.bias, stride=2, padding=1)
+        return conv2d(x, self.weight, self.bias, stride=2, padding=1)
 
 
 class TransposedConv(NormalWeights):
@@ -86,7 +87,7 @@ class TransposedConv(NormalWeights):
 
     def forward(self, x: Tensor) -> Tensor:
         """Doubles."""
-        return F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
+        return conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
 
 
 class Projection(NormalWeights):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medgan.convolution import conv2d, conv_transpose2d
 from medgan.layers import HE_GAIN, LEAK, Blur, Equalised, EqualLinear, exact, transposed
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
@@ -57,8 +58,8 @@ class ModulatedConv2d(Equalised):
                 factor = torch.rsqrt(power + 1e-8)[:, :, None, None]
         x = x * style[:, :, None, None].to(x.dtype)
         if self.blur is None:
-            return F.conv2d(x, weight, padding=weight.shape[-1] // 2), factor
-        x = F.conv_transpose2d(x, transposed(weight), stride=2)  # [N, I, H, W] -> [N, O, 2H + 1, 2W + 1]
+            return conv2d(x, weight, padding=weight.shape[-1] // 2), factor
+        x = conv_transpose2d(x, transposed(weight), stride=2)  # [N, I, H, W] -> [N, O, 2H + 1, 2W + 1]
         return self.blur(x), factor  # -> [N, O, 2H, 2W]
 
 

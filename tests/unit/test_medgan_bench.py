@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.benchmarks import bench_gan
+from tests.benchmarks import bench_gan, paired, quality
 
 
 def test_flops_by_hand():
@@ -58,3 +58,28 @@ def test_what_is_no_case_is_refused(capsys):
         bench_gan.main(["dcgann:16", "--seconds", "0.01", "--device", "cpu"])
     assert caught.value.code == 2
     assert "expected PRESET:SIZE[:BATCH]" in capsys.readouterr().err
+
+
+def test_interleaved_rounds_divide_whole_steps():
+    result = paired.compare("dcgan", 16, 4, rounds=2, widths=(64, 8))
+    rows = result["variants"]
+    assert rows["plain"]["ratio_to_plain"] == 1.0
+    assert rows["plain"]["ratio_range"] == [1.0, 1.0]
+    low, high = rows["fast"]["ratio_range"]
+    assert 0 < low <= rows["fast"]["ratio_to_plain"] <= high
+    assert set(rows["fast"]["cpu_milliseconds"]) == {"discriminator", "generator", "average"}
+    # Halved share or doubled floor would be a lazy phase counted wrongly; DCGAN has none, so the floor is all FLOPs.
+    floor = sum(result["gflops_by_phase"].values()) / result["peak_gflops_per_second"]["float32"] * 1e3
+    assert rows["plain"]["floor_milliseconds"] == pytest.approx(floor)
+
+
+@pytest.mark.thorough
+def test_quality_of_both_precisions_over_seeds(tmp_path):
+    file = tmp_path / "quality.json"
+    assert quality.main(["dcgan", "--seeds", "2", "--images", "32", "--json", str(file)]) == 0
+    (row,) = json.loads(file.read_text())
+    low, high = row["float32_interval"]
+    assert (low + high) / 2 == pytest.approx(sum(row["float32"]) / 2)
+    assert (high - low) / 2 == pytest.approx(12.706 * abs(row["float32"][0] - row["float32"][1]) / 2)
+    assert row["within"] == (low <= sum(row["bfloat16"]) / 2 <= high)
+    assert len(set(row["float32"] + row["bfloat16"])) == 4  # every seed and precision is its own

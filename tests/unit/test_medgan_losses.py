@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from medgan import losses
+from medgan.sizes import Stage
 from tests.unit.medgan_toys import built, spec, tiny
 
 
@@ -196,15 +197,37 @@ def test_path_length_averages_the_squares_over_layers():
     torch.testing.assert_close(lengths, y.sum(dim=(1, 2, 3)).abs() * math.sqrt(4))
 
 
-def test_penalties_stay_in_float32_under_autocast():
+def test_r1_stays_in_float32_under_autocast_and_the_gradient_penalty_ends_in_it():
     seen = []
 
     def critic(images):
         logits = torch.nn.functional.conv2d(images, torch.ones(1, 1, 3, 3))
-        seen.append(logits.dtype)
+        seen.append((images.dtype, logits.dtype))
         return logits.sum(dim=(1, 2, 3))
 
     with torch.autocast("cpu", torch.bfloat16):
-        losses.r1(critic, torch.randn(2, 1, 4, 4))
-        losses.gradient_penalty(critic, torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4), rng())
-    assert seen == [torch.float32, torch.float32]
+        first = losses.r1(critic, torch.randn(2, 1, 4, 4))
+        second = losses.gradient_penalty(critic, torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4), rng())
+    assert seen == [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]
+    assert first.dtype == second.dtype == torch.float32
+
+
+@pytest.mark.parametrize("preset", ["pggan", "wgan_gp"])
+def test_the_gradient_penalty_under_autocast_is_off_by_far_less_than_batches_differ(preset):
+    architecture = built(tiny(preset, architecture={"base_channels": 256, "max_channels": 16}), spec())
+    critic, stage = architecture.discriminator, Stage(2)
+    labels = torch.arange(16) % 2
+
+    def gradient(batch, bfloat16):
+        draws = rng(batch)
+        real, fake = (torch.randn(16, 1, 16, 16, generator=draws) for _ in range(2))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            penalty = losses.gradient_penalty(lambda images: critic(images, labels, stage), real, fake, draws)
+        found = torch.autograd.grad(penalty, list(critic.parameters()), allow_unused=True)
+        return torch.cat([g.flatten() for g in found if g is not None])
+
+    exact, rounded = (torch.stack([gradient(batch, kind) for batch in range(4)]) for kind in (False, True))
+    noise = float((exact - exact.mean(dim=0)).norm(dim=1).mean())
+    error = float((rounded - exact).norm(dim=1).mean())
+    assert 0 < error < 0.5 * noise
+    assert error < 0.05 * float(exact.norm(dim=1).mean())
