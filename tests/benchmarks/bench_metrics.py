@@ -103,7 +103,7 @@ def measure_neighbours(count: int) -> None:
 def main() -> int:
     """Measures, prints the table and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vectors", type=int, nargs="+", default=[1000, 10000], help="real and synthetic, each")
+    parser.add_argument("--vectors", type=int, nargs="+", default=[500, 1000, 10000], help="real and synthetic, each")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each program (default: 3)")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: 1)")
     parser.add_argument("--neighbours", type=int, help="only this: memory of the k-NN metrics, as JSON")
