@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from classifiers.config import ClassifierConfig
 from medgan.config import GanConfig
+from medgan.extractors import ExtractorConfig
 from pipeline.config import apply_overrides, expand_preset, merge, read_yaml, validate
 from pipeline.ingest import DataConfig
 from pipeline.records import MedaugError
@@ -89,6 +90,7 @@ class ExperimentConfig(Frozen):
         gans: one training per entry and GAN seed.
         gan_seeds: seeds of the generators.
         extractor: the classifier whose features ``fid.domain`` uses; trained on training patients.
+        extractors: further ones, e.g. ``{kind: inception, weights: PATH}``; each adds its own rows.
         synthesis: what is drawn.
         classifiers: the downstream classifiers.
         classification: arms, ratios, seeds, endpoint.
@@ -104,6 +106,7 @@ class ExperimentConfig(Frozen):
     gans: tuple[GanConfig, ...] = ()
     gan_seeds: tuple[int, ...] = (0,)
     extractor: ClassifierConfig
+    extractors: tuple[Annotated[ExtractorConfig, Field(discriminator="kind")], ...] = ()
     synthesis: SynthesisConfig = SynthesisConfig()
     classifiers: tuple[ClassifierConfig, ...] = ()
     classification: ClassificationConfig = ClassificationConfig()
@@ -113,7 +116,12 @@ class ExperimentConfig(Frozen):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> ExperimentConfig:
-        for kind, names in (("gans", [g.name for g in self.gans]), ("classifiers", [c.name for c in self.classifiers])):
+        groups = {
+            "gans": [gan.name for gan in self.gans],
+            "classifiers": [classifier.name for classifier in self.classifiers],
+            "extractors": [extractor.name for extractor in self.extractors],
+        }
+        for kind, names in groups.items():
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{kind}: {', '.join(twice)} is there twice; give each entry its own name")
