@@ -1,0 +1,121 @@
+"""Generators as MLflow models: logged by their training, registered under the experiment's name, the best with an alias.
+
+Beside :mod:`flows.tracking` the only module that imports MLflow.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+import medgan
+import pipeline
+from flows.tracking import Run, Tracker
+from medgan.sample import CARD, WEIGHTS, LoadedGenerator
+from pipeline.store import MANIFEST
+
+NAME = "generator"  # the model's name in its run: runs:/ID/generator
+BEST = "best"  # alias of the best version
+NEEDS = ("mlflow", "torch", "numpy", "safetensors", "filelock")
+_saving = threading.Lock()  # MLflow runs a model's code with a global in hand, and trainings end in several threads
+
+
+def signature(generator: LoadedGenerator) -> ModelSignature:
+    """Labels in; seed, truncation and the place in the series as parameters; images out."""
+    spec = generator.spec
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.int64), (-1,), "labels")]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.channels, spec.height, spec.width))]),
+        params=ParamSchema(
+            [
+                ParamSpec("seed", DataType.long, 0),
+                ParamSpec("truncation", DataType.double, 1.0),
+                ParamSpec("start", DataType.long, 0),
+            ]
+        ),
+    )
+
+
+def save_model(generator: Path, target: Path, run_id: str | None = None) -> None:
+    """Writes a generator artifact as an MLflow model that needs nothing of this installation.
+
+    Args:
+        generator: the artifact's folder.
+        target: the model's folder; must not exist.
+        run_id: the MLflow run it will belong to.
+    """
+    loaded = medgan.load(generator, device="cpu")
+    packages = [Path(package.__path__[0]) for package in (medgan, pipeline)]
+    with tempfile.TemporaryDirectory() as scratch:
+        files = Path(scratch) / NAME  # without the training's other files
+        files.mkdir()
+        for name in (CARD, WEIGHTS, MANIFEST):
+            if (generator / name).is_file():
+                shutil.copy(generator / name, files)
+        with _saving:
+            mlflow.pyfunc.save_model(
+                target,
+                python_model=str(Path(__file__).with_name("served_generator.py")),
+                artifacts={NAME: str(files)},
+                code_paths=[str(package) for package in packages],
+                pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in NEEDS],
+                signature=signature(loaded),
+                metadata={"classes": list(loaded.spec.classes), "value_range": vars(loaded.value_range).copy()},
+                mlflow_model=Model(artifact_path=NAME, run_id=run_id),
+            )
+
+
+def log_model(run: Run, generator: Path) -> None:
+    """Logs a generator artifact to its training's run, as ``runs:/ID/generator``."""
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "model"
+        save_model(generator, target, run.run_id)
+        run.log_folder(target, NAME)
+
+
+def register(
+    tracker: Tracker, name: str, endpoint: str, runs: Mapping[str, Mapping[str, str]], values: Mapping[str, float]
+) -> str | None:
+    """Registers generators as versions of one model; those that are registered already stay what they are.
+
+    Args:
+        tracker: the MLflow experiment.
+        name: of the registered model.
+        endpoint: what ``values`` are.
+        runs: MLflow run of each training → tags of its version.
+        values: run → endpoint on validation patients, larger is better; of those runs that were measured.
+
+    Returns:
+        The version with the alias ``best``; None where nothing was measured.
+    """
+    client = tracker.client
+    try:
+        client.create_registered_model(name, description="Class-conditional generators of one medaug experiment")
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+    known = {version.run_id: str(version.version) for version in client.search_model_versions(f"name='{name}'")}
+    for run_id, tags in runs.items():
+        if run_id not in known:
+            source = RunsArtifactRepository.get_underlying_uri(f"runs:/{run_id}/{NAME}")
+            known[run_id] = str(client.create_model_version(name, source, run_id, dict(tags)).version)
+        if run_id in values:
+            client.set_model_version_tag(name, known[run_id], f"validation.{endpoint}", f"{values[run_id]:.6g}")
+    measured = [run_id for run_id in runs if run_id in values]
+    if not measured:
+        return None
+    best = known[max(measured, key=lambda run_id: values[run_id])]
+    client.set_registered_model_alias(name, BEST, best)
+    return best
