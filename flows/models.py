@@ -1,4 +1,4 @@
-"""Generators as MLflow models: logged by their training, registered under the experiment's name, the best with an alias.
+"""Generators as MLflow models: logged by their training, registered under the experiment's name, the best by alias.
 
 Beside :mod:`flows.tracking` the only module that imports MLflow.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -64,7 +65,8 @@ def save_model(generator: Path, target: Path, run_id: str | None = None) -> None
         for name in (CARD, WEIGHTS, MANIFEST):
             if (generator / name).is_file():
                 shutil.copy(generator / name, files)
-        with _saving:
+        with _saving, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about type hints and examples: the signature is given
             mlflow.pyfunc.save_model(
                 target,
                 python_model=str(Path(__file__).with_name("served_generator.py")),

@@ -116,7 +116,9 @@ class RandSynthetic:
 @cache
 def _randomizable(cls: type[RandSynthetic], randomizable: type) -> type:
     """``cls`` that is MONAI's ``Randomizable``, too."""
-    return type(cls.__name__, (cls, randomizable), {"__module__": cls.__module__, "__doc__": cls.__doc__, "_mixed": True})
+    return type(
+        cls.__name__, (cls, randomizable), {"__module__": cls.__module__, "__doc__": cls.__doc__, "_mixed": True}
+    )
 
 
 def _restore(cls: type[RandSynthetic], state: dict[str, Any]) -> RandSynthetic:

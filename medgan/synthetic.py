@@ -61,7 +61,9 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         self.transform = transform
         self.device = device
         self.folder = fetch(path)
-        self._drawn: dict[int, Tensor] = {}  # as tensors, which spawned workers share; int16, since uint16 does not pickle
+        self._drawn: dict[
+            int, Tensor
+        ] = {}  # as tensors, which spawned workers share; int16, since uint16 does not pickle
         self._chunk = 1
         self._process = os.getpid()  # that loaded the generator
         self._generator: LoadedGenerator | None = None
@@ -69,7 +71,9 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         if (self.folder / MANIFEST).is_file() and Artifact.open(self.folder).kind in ("synthetic", "dataset"):
             self._scans = ScanDataset(self.folder)
             if not self._scans.synthetic:
-                raise MedaugError(f"{path}: holds real images, expected synthetic ones; read it by pipeline.ScanDataset")
+                raise MedaugError(
+                    f"{path}: holds real images, expected synthetic ones; read it by pipeline.ScanDataset"
+                )
             if labels is not None:
                 raise MedaugError(f"{path}: labels given, but a synthetic artifact has its own; expected none")
             self.labels: NDArray[np.int64] = self._scans.labels
@@ -156,7 +160,9 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         weights = []
         for name, (side, part) in zip(("real", "synthetic"), sides, strict=True):
             if len(side) and not 0 <= side.min() <= side.max() < classes:
-                raise MedaugError(f"labels {side.min()} to {side.max()}: expected 0 to {classes - 1}, as the generator's")
+                raise MedaugError(
+                    f"labels {side.min()} to {side.max()}: expected 0 to {classes - 1}, as the generator's"
+                )
             if part > 0 and not len(side):
                 raise MedaugError(f"share {share}: asks for {name} images, but there are none")
             counts = np.bincount(side, minlength=classes) if balance else np.full(classes, len(side))

@@ -8,8 +8,8 @@ from pipeline.dataset import ScanDataset
 from pipeline.records import ImageSpec, MedaugError, ValueRange
 
 
-class Synthetic(Protocol):
-    """What is asked of a synthetic set."""
+class Form(Protocol):
+    """What images look like."""
 
     @property
     def spec(self) -> ImageSpec:
@@ -19,12 +19,16 @@ class Synthetic(Protocol):
     def value_range(self) -> ValueRange:
         """The physical values of -1 and +1."""
 
+
+class Synthetic(Protocol):
+    """Where a synthetic set comes from."""
+
     @property
     def trained_on(self) -> str:
         """Digest of the dataset artifact its generator was trained on; "" where that is unknown."""
 
 
-def require_same_form(where: str, real: ScanDataset, synthetic: Synthetic) -> None:
+def require_same_form(where: str, real: ScanDataset, synthetic: Form) -> None:
     """Refuses synthetic images of other classes, size or unit than the real ones.
 
     Args:
