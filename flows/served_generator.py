@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import medgan
 
 
-class ServedGenerator(PythonModel):  # type: ignore[misc]
+class ServedGenerator(PythonModel):
     """Labels in, images out."""
 
     def load_context(self, context: Any) -> None:

@@ -43,7 +43,7 @@ class RandSynthetic:
         randomizable = getattr(monai, "Randomizable", None)
         if randomizable is None or issubclass(cls, randomizable):
             return super().__new__(cls)
-        instance: RandSynthetic = object.__new__(_randomizable(cls, randomizable))
+        instance: RandSynthetic = object.__new__(_randomizable(cls, randomizable))  # type: ignore[arg-type]
         return instance
 
     def __init__(
@@ -113,7 +113,7 @@ class RandSynthetic:
         return next(base for base in cls.__mro__ if base.__dict__.get("_mixed") is None)
 
 
-@cache
+@cache  # one class, so that equal transforms are of equal type
 def _randomizable(cls: type[RandSynthetic], randomizable: type) -> type:
     """``cls`` that is MONAI's ``Randomizable``, too."""
     return type(

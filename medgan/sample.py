@@ -269,8 +269,8 @@ def fetch(path: Path | str) -> Path:
     except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise MedaugError(
-            f"{text}: nothing there ({reason}); expected models:/NAME/VERSION, models:/NAME@ALIAS or runs:/ID/generator "
-            "of the MLflow that MLFLOW_TRACKING_URI names"
+            f"{text}: nothing there ({reason}); expected models:/NAME/VERSION, models:/NAME@ALIAS or "
+            "runs:/ID/generator of the MLflow that MLFLOW_TRACKING_URI names"
         ) from None
 
 

@@ -116,8 +116,7 @@ def write_imagefolder(images: ImageSet, folder: Path) -> None:
         "pretty_name": "Synthetic medical images",
         "tags": ["synthetic", "medical"],
         "task_categories": ["image-classification"],
-        "configs": [{"config_name": "default", "data_dir": "train", "drop_labels": True}],
-        "dataset_info": {"features": features},
+        "configs": [{"config_name": "default", "data_dir": "train", "features": features}],
     }
     head = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
     text = (

@@ -229,7 +229,7 @@ def _patient_and_study(ds: Dataset, uid: _Uids, patient_id: str, name: str, sex:
 def _image_plane(
     ds: Dataset, shape: tuple[int, ...], spacing: Sequence[float], thickness: float | None, height: float
 ) -> None:
-    """Frame of Reference and Image Plane Modules (C.7.4.1, C.7.6.2): axial, with the image's centre on the body's axis."""
+    """Frame of Reference and Image Plane Modules (C.7.4.1, C.7.6.2): axial, its centre on the body's axis."""
     rows, columns = shape
     ds.PatientPosition, ds.PositionReferenceIndicator = "HFS", ""
     ds.PixelSpacing = [_decimal(value) for value in spacing]
