@@ -5,11 +5,12 @@ Beside :mod:`flows.tracking` the only module that imports MLflow.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,10 +24,16 @@ from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import medgan
 import pipeline
-from flows.tracking import Run, Tracker
+from classifiers.evaluate import classification_metrics, predict
+from classifiers.trained import load_classifier
+from flows.classify import Cell
+from flows.context import Context
+from flows.tracking import PARENT_TAG, Run, Tracker
 from medgan.sample import CARD, WEIGHTS, LoadedGenerator
-from pipeline.store import MANIFEST
+from pipeline.dataset import ScanDataset
+from pipeline.store import MANIFEST, Artifact
 
+log = logging.getLogger(__name__)
 NAME = "generator"  # the model's name in its run: runs:/ID/generator
 BEST = "best"  # alias of the best version
 NEEDS = ("mlflow", "torch", "numpy", "safetensors", "filelock")
@@ -66,7 +73,7 @@ def save_model(generator: Path, target: Path, run_id: str | None = None) -> None
             if (generator / name).is_file():
                 shutil.copy(generator / name, files)
         with _saving, warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about type hints and examples: the signature is given
+            warnings.simplefilter("ignore", UserWarning)  # about a missing example: the signature is given
             mlflow.pyfunc.save_model(
                 target,
                 python_model=str(Path(__file__).with_name("served_generator.py")),
@@ -121,3 +128,57 @@ def register(
     best = known[max(measured, key=lambda run_id: values[run_id])]
     client.set_registered_model_alias(name, BEST, best)
     return best
+
+
+def register_generators(
+    context: Context, dataset: Path, synthetic: Mapping[tuple[str, int], Path], cells: Sequence[tuple[Cell, Path]]
+) -> str | None:
+    """Registers the generators whose images were used, under the experiment's name; the best one gets an alias.
+
+    Best is who helped classifiers most on the *validation* patients (mean endpoint of its arms D): chosen on the test
+    patients, its test figures would flatter it.
+
+    Args:
+        context: the experiment.
+        dataset: the dataset artifact.
+        synthetic: GAN and seed → synthetic artifact.
+        cells: finished classifiers with their artifacts.
+
+    Returns:
+        The best version, or None where no arm D was trained.
+    """
+    endpoint = context.config.classification.endpoint
+    validation = ScanDataset(dataset, "validation")
+    runs, values = {}, {}
+    for (gan, seed), folder in synthetic.items():
+        artifact = Artifact.open(folder)
+        run_id = _run_of(context, artifact.meta["generator"])
+        if run_id is None:
+            continue
+        runs[run_id] = {"gan": gan, "gan_seed": str(seed), "generator": str(artifact.meta["generator"])}
+        found = [
+            _endpoint(path, validation, endpoint)
+            for cell, path in cells
+            if cell.synthetic == folder and cell.arm == "D"
+        ]
+        if found:
+            values[run_id] = float(np.mean(found))
+    try:
+        return register(context.tracker, context.config.name, endpoint, runs, values)
+    except MlflowException as error:  # a tracking store without a registry takes nothing from the experiment
+        log.warning("generators are not registered: %s", " ".join(str(error).split())[:200])
+        return None
+
+
+def _run_of(context: Context, generator: str) -> str | None:
+    """The MLflow run that trained the generator with this digest."""
+    tracker = context.tracker
+    query = f"tags.digest = '{generator}' and tags.stage = 'train' and tags.`{PARENT_TAG}` = '{context.parent_run_id}'"
+    found = tracker.client.search_runs([tracker.experiment_id], query, max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def _endpoint(classifier: Path, validation: ScanDataset, endpoint: str) -> float:
+    trained = load_classifier(classifier)
+    rows = classification_metrics(predict(trained, validation), trained.operating_point)
+    return next(row.value for row in rows if row.metric == endpoint)

@@ -6,6 +6,7 @@ nothing of this project but the copies of ``medgan`` and ``pipeline`` that lie i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 import medgan
 
+warnings.filterwarnings("ignore", message=r".*Add type hints to the `predict`")  # the model has its signature
+
 
 class ServedGenerator(PythonModel):
     """Labels in, images out."""
@@ -26,7 +29,10 @@ class ServedGenerator(PythonModel):
         """Opens the generator, once for each process."""
         self.generator = medgan.load(context.artifacts["generator"])
 
-    def predict(self, context: Any, model_input: Any, params: Mapping[str, Any] | None = None) -> NDArray[np.float32]:
+    # MLflow would take a type hint of model_input for the model's signature.
+    def predict(  # type: ignore[no-untyped-def]
+        self, context: Any, model_input, params: Mapping[str, Any] | None = None
+    ) -> NDArray[np.float32]:
         """Draws one image for each label.
 
         Args:
