@@ -6,11 +6,11 @@ nothing of this project but the copies of ``medgan`` and ``pipeline`` that lie i
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
@@ -18,8 +18,6 @@ from mlflow.pyfunc import PythonModel
 from numpy.typing import NDArray
 
 import medgan
-
-warnings.filterwarnings("ignore", message=r".*Add type hints to the `predict`")  # the model has its signature
 
 
 class ServedGenerator(PythonModel):
@@ -29,9 +27,9 @@ class ServedGenerator(PythonModel):
         """Opens the generator, once for each process."""
         self.generator = medgan.load(context.artifacts["generator"])
 
-    # MLflow would take a type hint of model_input for the model's signature.
-    def predict(  # type: ignore[no-untyped-def]
-        self, context: Any, model_input, params: Mapping[str, Any] | None = None
+    # MLflow gives a dictionary of arrays, too; but any other type hint it would take for the model's signature.
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> NDArray[np.float32]:
         """Draws one image for each label.
 

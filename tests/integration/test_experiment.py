@@ -105,6 +105,22 @@ def test_a_generator_loads_again_from_mlflow(
     assert logged.sample([0, 1, 2], seed=5).equal(medgan.load(folder).sample([0, 1, 2], seed=5))
 
 
+def test_generators_are_registered_and_the_best_has_its_alias(
+    finished: tuple[Path, Path, dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, runs, _ = finished
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{runs}/mlflow.db")
+    client = MlflowClient()
+    versions = client.search_model_versions("name='tiny'")
+    assert sorted(version.tags["gan"] for version in versions) == sorted(GANS)
+    values = {version.version: float(version.tags["validation.auroc"]) for version in versions}
+    best = client.get_model_version_by_alias("tiny", "best")
+    assert values[best.version] == max(values.values())
+    (folder,) = (runs / "artifacts" / "generator").glob(f"{best.tags['gan']}-*")
+    drawn = medgan.load("models:/tiny@best").sample([0, 1], seed=5)
+    assert drawn.equal(medgan.load(folder).sample([0, 1], seed=5))
+
+
 def test_synthetic_artifacts_read_like_datasets_and_lie_there_as_dicom(
     finished: tuple[Path, Path, dict[str, object]],
 ) -> None:
