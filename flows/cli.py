@@ -75,7 +75,7 @@ def _ingest(options: argparse.Namespace) -> Result:
     if options.deidentified is None:
         return result
     from flows.configuration import load_experiment
-    from flows.export import export_scans
+    from flows.exports.deidentified import export_scans
 
     config = load_experiment(options.config, options.set, options.data, options.labels, options.runs)
     exported = export_scans(config, Path(result["dataset"]), options.deidentified)

@@ -13,7 +13,7 @@ import medgan
 from flows.context import Context
 from flows.exports.gate import find_copies
 from flows.exports.writers import ImageSet, write_dicom
-from flows.progress import progress_bar
+from flows.progress import progress_bar, say
 from medgan.sample import synthesize
 from pipeline.codes import decode
 from pipeline.records import MedaugError
@@ -118,6 +118,7 @@ def draw_synthetic(context: Context, dataset: Path, generator: Path) -> Path:
                     codes[first], labels[first], drawn.spec, drawn.value_range, source.digest, seed, modality, spacing
                 )
                 draft.meta["dicom"] = write_dicom_past_the_gate(shown, dataset, draft.folder / "dicom")
+                say(f"DICOM of {gan} s{gan_seed}: {draft.meta['dicom']}")
 
         artifact = context.store.get_or_create(recipe, build)
         if not run.finished:

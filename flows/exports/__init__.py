@@ -1,1 +1,1 @@
-"""Synthetic sets for other people's programs: DICOM, PNG, npz and Hugging Face folders, each with a datasheet."""
+"""What leaves the house: synthetic sets past the copies gate with a datasheet, and de-identified copies of scans."""
