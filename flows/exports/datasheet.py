@@ -14,6 +14,7 @@ from pipeline.records import ResultRow, read_rows
 from pipeline.store import MANIFEST, Artifact, file_sha256
 
 SHEET, DATA = "DATASHEET.md", "datasheet.json"
+SCORE = ("metric", "value", "low", "high", "n_real", "n_synthetic", "note")  # what is told of each figure
 INTENDED = (
     "Additional training images for classifiers of the classes named here, beside real training images of the same "
     "source; method development and teaching."
@@ -58,10 +59,7 @@ def make_datasheet(
         "content": plain(images),
         "made": {"software": f"medaug {version('medaug')}", **making},
         "copies": {**vars(check), "text": check.text},
-        "scores": [
-            {"metric": row.metric, "value": row.value, "low": row.low, "high": row.high, "note": row.note}
-            for row in scores
-        ],
+        "scores": [{name: getattr(row, name) for name in SCORE} for row in scores],
         "licence_of_the_source": licence or "not stated",
         "intended_use": INTENDED,
         "warnings": [*not_checked, *WARNINGS],
@@ -134,10 +132,12 @@ def _markdown(sheet: Mapping[str, Any]) -> str:
         "",
     ]
     if sheet["scores"]:
-        lines += ["| metric | value | 95 % interval |", "|---|---|---|"]
+        lines += ["Of a set drawn from this generator, against its training images:", ""]
+        lines += ["| metric | value | 95 % interval | real | synthetic |", "|---|---|---|---|---|"]
         for row in sheet["scores"]:
             interval = "" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"
-            lines.append(f"| {row['metric']} | {row['value']:.4g} | {interval} |")
+            counts = f"{row['n_real'] or ''} | {row['n_synthetic'] or ''}"
+            lines.append(f"| {row['metric']} | {row['value']:.4g} | {interval} | {counts} |")
     else:
         lines.append("None at hand.")
     lines += [

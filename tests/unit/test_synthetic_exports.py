@@ -66,7 +66,10 @@ def house(tmp_path):
     drawn = store.get_or_create(Recipe("synthetic", "s", {"generator": made.digest}, {}, "test"), synthetic)
 
     def score(draft):
-        rows = [ResultRow("score", "kid.domain", 0.25, 0.2, 0.3), ResultRow("score", "kid.domain.plain", 0.5)]
+        rows = [
+            ResultRow("score", "kid.domain", 0.25, 0.2, 0.3, n_real=40, n_synthetic=12),
+            ResultRow("score", "kid.domain.plain", 0.5),
+        ]
         write_rows(draft.folder / "rows.jsonl", rows)
 
     store.get_or_create(Recipe("score", "s", {"synthetic": drawn.digest}, {}, "test"), score)
@@ -207,7 +210,7 @@ def test_the_datasheet_says_what_and_how_and_whence(house):
     for line in (
         "CC BY 3.0",
         "No patient is depicted",
-        "| kid.domain | 0.25 | 0.2 to 0.3 |",
+        "| kid.domain | 0.25 | 0.2 to 0.3 | 40 | 12 |",
         "3 of 12 images left out",
     ):
         assert line in text
