@@ -79,7 +79,7 @@ class RandSynthetic:
         """The dictionary, its image perhaps replaced.
 
         Raises:
-            MedaugError: the label is no class of the synthetic set, that class has no image, or the size differs.
+            MedaugError: the label is no class of the synthetic set, that class has no image, or the size or type differs.
         """
         item = dict(data)
         if self._uniform() >= self.prob:
@@ -95,7 +95,10 @@ class RandSynthetic:
                 f"synthetic image {tuple(replacement.shape)}, training image {tuple(image.shape)}: expected one size; "
                 "bring the training images to the synthetic ones' size first"
             )
-        item[self.image_key] = replacement.numpy() if isinstance(image, np.ndarray) else replacement
+        array = isinstance(image, np.ndarray)
+        if not (np.issubdtype(image.dtype, np.floating) if array else image.is_floating_point()):
+            raise MedaugError(f"training image of {image.dtype}: expected floats in [-1, 1]; scale the images first")
+        item[self.image_key] = replacement.numpy().astype(image.dtype) if array else replacement.to(image.dtype)
         item[self.synthetic_key] = True
         return item
 

@@ -145,7 +145,8 @@ def _drawn(request: ExportRequest, folder: Path, store: Path, scratch: Path) -> 
     generator = medgan.load(place)
     seed, truncation = request.seed or 0, 1.0 if request.truncation is None else request.truncation
     counts = dict.fromkeys(generator.spec.classes, request.per_class or PER_CLASS)
-    recipe = Recipe("synthetic", "drawn", {"generator": weights}, {"counts": counts, "seed": seed}, code_version(*CODE))
+    settings = {"counts": counts, "seed": seed, "truncation": truncation}
+    recipe = Recipe("synthetic", "drawn", {"generator": weights}, settings, code_version(*CODE))
 
     def build(draft: Draft) -> None:
         with progress_bar("synthesize", "images") as progress:

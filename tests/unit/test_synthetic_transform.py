@@ -11,7 +11,7 @@ import torch
 from monai.data import CacheDataset
 from monai.data import DataLoader as MonaiDataLoader
 from monai.data import Dataset as MonaiDataset
-from monai.transforms import Compose, Lambdad, RandFlipd, Randomizable
+from monai.transforms import Compose, EnsureTyped, Lambdad, RandFlipd, Randomizable
 from torch.utils.data import ConcatDataset, DataLoader
 
 from medgan import RandSynthetic, SyntheticDataset
@@ -67,6 +67,8 @@ def test_what_does_not_fit_is_refused(synthetic, tmp_path):
         transform(items(1, 32)[0])
     with pytest.raises(MedaugError, match="label 2: no synthetic image"):
         transform({"image": torch.zeros(1, 16, 16), "label": 2})
+    with pytest.raises(MedaugError, match=r"uint8: expected floats in \[-1, 1\]"):
+        transform({"image": np.zeros((1, 16, 16), np.uint8), "label": 0})
     one_class = SyntheticDataset(drawn(tmp_path, saved(tmp_path), counts={"plain": 3}))
     with pytest.raises(MedaugError, match="label 1: no synthetic image"):
         RandSynthetic(one_class, 1.0)(items(2)[1])
@@ -78,6 +80,16 @@ def test_arrays_stay_arrays_and_the_input_stays_as_it_is(synthetic):
     assert isinstance(output["picture"], np.ndarray)
     assert not item["picture"].any()
     assert "synthetic" not in item
+
+
+def test_real_and_synthetic_images_share_a_batch(synthetic):
+    for kind in (torch.float64, torch.float16):
+        pictures = [{"image": torch.zeros(1, 16, 16, dtype=kind), "label": 0} for _ in range(16)]
+        data = MonaiDataset(pictures, Compose([EnsureTyped("image"), RandSynthetic(synthetic, 0.5)]))  # MetaTensors
+        (batch,) = MonaiDataLoader(data, batch_size=16)
+        assert batch["image"].shape == (16, 1, 16, 16)
+        assert batch["image"].dtype == kind
+        assert batch["synthetic"].unique().tolist() == [False, True]
 
 
 def test_compose_seeds_it(synthetic):
@@ -102,13 +114,13 @@ def test_with_monai_it_is_randomizable_and_stays_what_it_is_when_copied(syntheti
 
 def test_without_monai_it_works_and_imports_none():
     code = (
-        "import sys, medgan, numpy as np\n"
+        "import sys, medgan, numpy as np, torch\n"
         "class Fake:\n"
-        "    labels = np.array([0]); spec = type('S', (), {'classes': ('a',)})\n"
-        "    def __getitem__(self, i): return {'image': np.ones(2)}\n"
-        "t = medgan.RandSynthetic(Fake(), 1.0)\n"
-        "import pickle; t = pickle.loads(pickle.dumps(t.set_random_state(0).R)) and t\n"
-        "assert type(t) is medgan.RandSynthetic\n"
+        "    labels = np.array([0]); spec = type('Spec', (), {'classes': ('a',)})\n"
+        "    def __getitem__(self, place): return {'image': torch.ones(1, 2, 2)}\n"
+        "transform = medgan.RandSynthetic(Fake(), 1.0)\n"
+        "assert type(transform) is medgan.RandSynthetic\n"
+        "assert transform({'image': torch.zeros(1, 2, 2), 'label': 0})['image'].all()\n"
         "assert 'monai' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
