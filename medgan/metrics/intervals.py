@@ -7,24 +7,23 @@ from collections.abc import Callable
 
 import torch
 
-CONFIDENCE = 0.95
+TAIL = 0.025
+"""What each side of a 95 % interval leaves out."""
 RESAMPLES = 500
 """Draws of a percentile bootstrap; enough for the second digit of a 95 % interval's ends."""
 
 
-def clopper_pearson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Exact interval of a share (Clopper and Pearson 1934): the p that neither tail of the binomial rejects.
+def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
+    """Exact 95 % interval of a share (Clopper and Pearson 1934): the p that neither tail of the binomial rejects.
 
     Args:
         successes: 0 to ``trials``.
         trials: at least 1.
-        confidence: of the two-sided interval.
     """
-    assert 0 <= successes <= max(trials, 1), (successes, trials)
-    tail = (1 - confidence) / 2
+    assert 0 <= successes <= trials, (successes, trials)
     # P(X ≥ k) rises with p, P(X ≤ k) falls
-    low = 0.0 if successes == 0 else _root(lambda p: _binomial(successes, trials, trials, p) - tail)
-    high = 1.0 if successes == trials else _root(lambda p: tail - _binomial(0, successes, trials, p))
+    low = 0.0 if successes == 0 else _root(lambda p: _binomial(successes, trials, trials, p) - TAIL)
+    high = 1.0 if successes == trials else _root(lambda p: TAIL - _binomial(0, successes, trials, p))
     return low, high
 
 
@@ -46,18 +45,16 @@ def _root(rising: Callable[[float], float], low: float = 0.0, high: float = 1.0)
     return (low + high) / 2
 
 
-def deviation_interval(deviation: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Interval of a standard deviation from n normal values: (n − 1)s²/σ² is χ² with n − 1 degrees of freedom.
+def deviation_interval(deviation: float, n: int) -> tuple[float, float]:
+    """95 % interval of a standard deviation from n normal values: (n − 1)s²/σ² is χ² with n − 1 degrees of freedom.
 
     Args:
         deviation: s, with divisor n − 1.
         n: at least 2.
-        confidence: of the two-sided interval.
     """
     assert n > 1, n
     degrees = n - 1
-    tail = (1 - confidence) / 2
-    low, high = (deviation * math.sqrt(degrees / _chi_square_quantile(share, degrees)) for share in (1 - tail, tail))
+    low, high = (deviation * math.sqrt(degrees / _chi_square_quantile(share, degrees)) for share in (1 - TAIL, TAIL))
     return low, high
 
 
@@ -89,8 +86,7 @@ def resample(patients: torch.Tensor, repeats: int, generator: torch.Generator) -
     return times[:, owner]
 
 
-def percentiles(values: torch.Tensor, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Ends of the percentile interval of bootstrap values [repeats]."""
-    tail = (1 - confidence) / 2
-    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+def percentiles(values: torch.Tensor) -> tuple[float, float]:
+    """Ends of the 95 % percentile interval of bootstrap values [repeats]."""
+    low, high = torch.quantile(values, torch.tensor([TAIL, 1 - TAIL], dtype=values.dtype)).tolist()
     return low, high
