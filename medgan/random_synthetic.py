@@ -79,7 +79,7 @@ class RandSynthetic:
         """The dictionary, its image perhaps replaced.
 
         Raises:
-            MedaugError: the label is no class of the synthetic set, that class has no image, or the size or type differs.
+            MedaugError: no synthetic image of that class, or images of another size or type.
         """
         item = dict(data)
         if self._uniform() >= self.prob:
@@ -95,10 +95,7 @@ class RandSynthetic:
                 f"synthetic image {tuple(replacement.shape)}, training image {tuple(image.shape)}: expected one size; "
                 "bring the training images to the synthetic ones' size first"
             )
-        array = isinstance(image, np.ndarray)
-        if not (np.issubdtype(image.dtype, np.floating) if array else image.is_floating_point()):
-            raise MedaugError(f"training image of {image.dtype}: expected floats in [-1, 1]; scale the images first")
-        item[self.image_key] = replacement.numpy().astype(image.dtype) if array else replacement.to(image.dtype)
+        item[self.image_key] = _as_its_kind(replacement, image)
         item[self.synthetic_key] = True
         return item
 
@@ -114,6 +111,23 @@ class RandSynthetic:
     def _plain(cls) -> type[RandSynthetic]:
         """The class as written, without MONAI's."""
         return next(base for base in cls.__mro__ if base.__dict__.get("_mixed") is None)
+
+
+def _as_its_kind(replacement: torch.Tensor, image: Any) -> Any:
+    """The replacement as array or tensor of the image's type, so that they go into one batch.
+
+    MONAI's ``MetaTensor`` gets no metadata of the image that it replaces: they name the patient's file.
+
+    Raises:
+        MedaugError: an image of integers, which is not scaled yet.
+    """
+    array = isinstance(image, np.ndarray)
+    if not (np.issubdtype(image.dtype, np.floating) if array else image.is_floating_point()):
+        raise MedaugError(f"training image of {image.dtype}: expected floats in [-1, 1]; scale the images first")
+    if array:
+        return replacement.numpy().astype(image.dtype)
+    tensor = replacement.to(image.dtype)
+    return tensor if type(image) is torch.Tensor else type(image)(tensor)
 
 
 @cache  # one class, so that equal transforms are of equal type

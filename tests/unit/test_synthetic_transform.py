@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset
+from monai.data import CacheDataset, MetaTensor
 from monai.data import DataLoader as MonaiDataLoader
 from monai.data import Dataset as MonaiDataset
 from monai.transforms import Compose, EnsureTyped, Lambdad, RandFlipd, Randomizable
@@ -86,6 +86,7 @@ def test_real_and_synthetic_images_share_a_batch(synthetic):
     for kind in (torch.float64, torch.float16):
         pictures = [{"image": torch.zeros(1, 16, 16, dtype=kind), "label": 0} for _ in range(16)]
         data = MonaiDataset(pictures, Compose([EnsureTyped("image"), RandSynthetic(synthetic, 0.5)]))  # MetaTensors
+        assert {type(item["image"]) for item in data} == {MetaTensor}
         (batch,) = MonaiDataLoader(data, batch_size=16)
         assert batch["image"].shape == (16, 1, 16, 16)
         assert batch["image"].dtype == kind
