@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.exports.gate import CopyCheck
-from flows.exports.writers import ImageSet, plain
+from flows.exports.writers import ImageSet, describe
 from pipeline.records import ResultRow, read_rows
 from pipeline.store import MANIFEST, Artifact, file_sha256
 
@@ -56,7 +56,7 @@ def make_datasheet(
     return {
         "title": title,
         "format": form,
-        "content": plain(images),
+        "content": describe(images),
         "made": {"software": f"medaug {version('medaug')}", **making},
         "copies": {**vars(check), "text": check.text},
         "scores": [{name: getattr(row, name) for name in SCORE} for row in scores],

@@ -65,9 +65,11 @@ def export(request: ExportRequest) -> dict[str, Any]:
         A summary with ``text`` for people.
 
     Raises:
-        MedaugError: the folder exists, a number is out of range, the source is neither generator nor synthetic set, the
-            training data is not at hand, or nothing is left to export.
+        MedaugError: an unknown format, the folder exists, a number is out of range, the source is neither generator
+            nor synthetic set, the training data is not at hand, or nothing is left to export.
     """
+    if request.form not in FORMATS:
+        raise MedaugError(f"--format {request.form}: expected one of {', '.join(FORMATS)}")
     if request.out.exists():
         raise MedaugError(f"--out {request.out}: exists already; give a new folder")
     if request.per_class is not None and request.per_class < 1:

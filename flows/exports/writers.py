@@ -160,7 +160,7 @@ def _need_picture(spec: ImageSpec, form: str) -> None:
         raise MedaugError(f"--format {form}: {spec.channels} channels, expected 1 or 3; take --format artifact")
 
 
-def plain(images: ImageSet) -> dict[str, Any]:
+def describe(images: ImageSet) -> dict[str, Any]:
     """What a datasheet says of the images' form, JSON data."""
     counts = np.bincount(images.labels, minlength=len(images.spec.classes)).tolist()
     return {

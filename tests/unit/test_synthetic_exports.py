@@ -229,6 +229,7 @@ def test_from_a_generator_it_draws_what_the_artifact_would_hold(house):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"form": "tiff"}, "--format tiff: expected one of artifact, dicom, png, npz, imagefolder"),
         ({"per_class": 0}, "--per-class 0: expected 1 or more"),
         ({"truncation": 1.5}, r"--truncation 1.5: expected above 0 and at most 1"),
         ({"truncation": 0.5}, "--truncation: .* is drawn already"),

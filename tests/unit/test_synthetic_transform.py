@@ -180,6 +180,14 @@ def test_beside_a_monai_dataset(synthetic):
     assert [both[i]["synthetic"] for i in (3, 4)] == [False, True]
 
 
+def test_monai_loads_lazily_drawn_images_beside_real_ones(tmp_path):
+    real = scans(tmp_path)
+    lazy = SyntheticDataset(saved(tmp_path, real.artifact.digest), [0, 1, 1], real=real)
+    (batch,) = MonaiDataLoader(ConcatDataset([real, lazy]), batch_size=27, num_workers=1)
+    assert batch["synthetic"].tolist() == [False] * 24 + [True] * 3
+    assert torch.equal(batch["image"][24:], lazy.tensor())
+
+
 @pytest.mark.thorough
 def test_a_lightning_module_trains_on_both(tmp_path):
     lightning = pytest.importorskip("lightning")
