@@ -31,6 +31,7 @@ from flows.context import Context
 from flows.tracking import PARENT_TAG, Run, Tracker
 from medgan.sample import CARD, WEIGHTS, LoadedGenerator
 from pipeline.dataset import ScanDataset
+from pipeline.records import MedaugError
 from pipeline.store import MANIFEST, Artifact
 
 log = logging.getLogger(__name__)
@@ -149,23 +150,20 @@ def register_generators(
     """
     endpoint = context.config.classification.endpoint
     validation = ScanDataset(dataset, "validation")
-    runs, values = {}, {}
-    for (gan, seed), folder in synthetic.items():
-        artifact = Artifact.open(folder)
-        run_id = _run_of(context, artifact.meta["generator"])
-        if run_id is None:
-            continue
-        runs[run_id] = {"gan": gan, "gan_seed": str(seed), "generator": str(artifact.meta["generator"])}
-        found = [
-            _endpoint(path, validation, endpoint)
-            for cell, path in cells
-            if cell.synthetic == folder and cell.arm == "D"
-        ]
-        if found:
-            values[run_id] = float(np.mean(found))
+    runs: dict[str, dict[str, str]] = {}
+    values: dict[str, float] = {}
     try:
+        for (gan, seed), folder in synthetic.items():
+            generator = str(Artifact.open(folder).meta["generator"])
+            run_id = _run_of(context, generator)
+            if run_id is None:
+                continue
+            runs[run_id] = {"gan": gan, "gan_seed": str(seed), "generator": generator}
+            helped = [path for cell, path in cells if cell.arm == "D" and cell.synthetic == folder]
+            if helped:
+                values[run_id] = float(np.mean([_endpoint(path, validation, endpoint) for path in helped]))
         return register(context.tracker, context.config.name, endpoint, runs, values)
-    except MlflowException as error:  # a tracking store without a registry takes nothing from the experiment
+    except (MlflowException, MedaugError) as error:  # a store without a registry takes nothing from the experiment
         log.warning("generators are not registered: %s", " ".join(str(error).split())[:200])
         return None
 
