@@ -104,7 +104,7 @@ def register(
         tracker: the MLflow experiment.
         name: of the registered model.
         endpoint: what ``values`` are.
-        runs: MLflow run of each training → tags of its version.
+        runs: MLflow run of each training → tags of its version; ``generator``, its digest, tells whether it is known.
         values: run → endpoint on validation patients, larger is better; of those runs that were measured.
 
     Returns:
@@ -116,17 +116,21 @@ def register(
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
-    known = {version.run_id: str(version.version) for version in client.search_model_versions(f"name='{name}'")}
+    # By what it is: a training that is done again and comes out the same is no new version.
+    known = {v.tags.get("generator", v.run_id): str(v.version) for v in client.search_model_versions(f"name='{name}'")}
+    versions = {}
     for run_id, tags in runs.items():
-        if run_id not in known:
+        key = tags.get("generator", run_id)
+        if key not in known:
             source = RunsArtifactRepository.get_underlying_uri(f"runs:/{run_id}/{NAME}")
-            known[run_id] = str(client.create_model_version(name, source, run_id, dict(tags)).version)
+            known[key] = str(client.create_model_version(name, source, run_id, dict(tags)).version)
+        versions[run_id] = known[key]
         if run_id in values:
-            client.set_model_version_tag(name, known[run_id], f"validation.{endpoint}", f"{values[run_id]:.6g}")
+            client.set_model_version_tag(name, known[key], f"validation.{endpoint}", f"{values[run_id]:.6g}")
     measured = [run_id for run_id in runs if run_id in values]
     if not measured:
         return None
-    best = known[max(measured, key=lambda run_id: values[run_id])]
+    best = versions[max(measured, key=lambda run_id: values[run_id])]
     client.set_registered_model_alias(name, BEST, best)
     return best
 

@@ -67,6 +67,14 @@ def test_the_alias_moves_to_a_better_one(registry):
     assert len(tracker.client.search_model_versions("name='trial'")) == 2
 
 
+@pytest.mark.thorough
+def test_the_same_generator_trained_again_is_no_new_version(registry):
+    tracker, run, _ = registry
+    again = tracker.run("k2", "train", {"stage": "train"})
+    for one in (run, again):
+        assert register(tracker, "trial", "auroc", {one.run_id: {"generator": "abc"}}, {one.run_id: 0.5}) == "1"
+
+
 @pytest.mark.parametrize(
     "uri", ["models:/nothing/1", "models:/nothing@best", "runs:/0123456789abcdef/generator", "models:/x"]
 )
