@@ -75,7 +75,7 @@ def _ingest(options: argparse.Namespace) -> Result:
     if options.deidentified is None:
         return result
     from flows.configuration import load_experiment
-    from flows.export import export_scans
+    from flows.exports.deidentified import export_scans
 
     config = load_experiment(options.config, options.set, options.data, options.labels, options.runs)
     exported = export_scans(config, Path(result["dataset"]), options.deidentified)
@@ -92,10 +92,21 @@ def _synthesize(options: argparse.Namespace) -> Result:
         raise MedaugError(f"synthesize {options.source}: --out DIR is missing; the synthetic set is written there")
     runs = options.runs or Path("runs")
     prepare(runs)
-    from flows.synthesize import draw_to_folder
+    from flows.exports.export import ExportRequest, export
 
-    return draw_to_folder(
-        options.source, options.out, options.per_class, options.truncation, options.seed, options.format, runs
+    return export(
+        ExportRequest(
+            options.source,
+            options.out,
+            options.format,
+            options.per_class,
+            options.truncation,
+            options.seed,
+            runs,
+            options.training,
+            options.copy_check,
+            options.licence,
+        )
     )
 
 
@@ -190,16 +201,30 @@ def _parser() -> argparse.ArgumentParser:
             )
 
     sub = add(
-        "synthesize", "draw from a generator, or run an experiment up to its synthetic sets", _synthesize, experiment
+        "synthesize",
+        "draw from a generator or export a synthetic set, or run an experiment up to its synthetic sets",
+        _synthesize,
+        experiment,
     )
     sub.add_argument(
-        "source", help="an experiment's YAML, a generator artifact's folder, or an MLflow URI (runs:/ID/generator)"
+        "source",
+        help="an experiment's YAML; or a generator's or synthetic artifact's folder, or an MLflow URI "
+        "(models:/NAME@best, models:/NAME/VERSION, runs:/ID/generator)",
     )
-    sub.add_argument("--out", type=Path, help="where a generator's images go; must not exist yet")
-    sub.add_argument("--per-class", type=int, default=100, help="images of each class (default 100)")
-    sub.add_argument("--truncation", type=float, default=1.0, help="above 0, at most 1 (default 1: no truncation)")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--format", choices=("artifact", "dicom", "png"), default="artifact")
+    sub.add_argument("--out", type=Path, help="where the images go; must not exist yet")
+    sub.add_argument(
+        "--per-class", type=int, help="images of each class (default: 100 of a generator, all of a synthetic set)"
+    )
+    sub.add_argument("--truncation", type=float, help="above 0, at most 1 (default 1: no truncation)")
+    sub.add_argument("--seed", type=int, help="of the drawing (default 0)")
+    sub.add_argument("--format", choices=("artifact", "dicom", "png", "npz", "imagefolder"), default="artifact")
+    sub.add_argument(
+        "--training", type=Path, metavar="DIR", help="the dataset artifact it was trained on, where --runs has it not"
+    )
+    sub.add_argument(
+        "--no-copy-check", dest="copy_check", action="store_false", help="do not leave out copies of training images"
+    )
+    sub.add_argument("--licence", default="", metavar="TEXT", help="of the source data, for the datasheet")
 
     sub = add("compare", "the tables of a finished experiment", _compare, experiment)
     sub.add_argument("config", type=Path, help="the experiment's YAML")

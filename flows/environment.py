@@ -26,6 +26,7 @@ def prepare(runs: Path) -> None:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline,medgan,classifiers,flows",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # libraries are used outside flows too
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     }

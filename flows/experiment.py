@@ -24,6 +24,7 @@ from flows.context import Context, one_line
 from flows.devices import workers
 from flows.features import train_extractor
 from flows.ingest import ingest_scans
+from flows.models import register_generators
 from flows.preflight import (
     check_disk,
     check_extractor_names,
@@ -214,6 +215,7 @@ def run_stages(context: Context, ingested: Path, until: Until, before: int, star
             lambda cell: f"classifier {cell.title}",
             failures,
         )
+    register_generators(context, ingested, synthetic, list(cells.items()))
     outcomes = [
         outcome(key, trained.get(key), synthetic.get(key), scores.get(key), failures)
         for key in product([gan.name for gan in config.gans], config.gan_seeds)

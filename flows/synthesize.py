@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import medgan
 from flows.context import Context
-from flows.progress import progress_bar
-from flows.tracking import tracking_uri
-from medgan.sample import WEIGHTS, resolve, synthesize
+from flows.exports.gate import find_copies
+from flows.exports.writers import ImageSet, write_dicom
+from flows.progress import progress_bar, say
+from medgan.sample import synthesize
 from pipeline.codes import decode
-from pipeline.dataset import ScanDataset
-from pipeline.dicom.write import write_synthetic
 from pipeline.records import MedaugError
-from pipeline.store import Artifact, Draft, Recipe, Store, code_version, file_sha256
+from pipeline.store import Artifact, Draft, Recipe, code_version
 
 PICTURES, WALK = 9, 8  # images a class, and steps of a latent walk, that the report shows
 CODE = (
@@ -38,6 +31,10 @@ CODE = (
     "pipeline.codes",
     "pipeline.dataset",
     "pipeline.dicom.write",
+    "flows.exports.gate",
+    "flows.exports.writers",
+    "medgan.metrics.copies",
+    "medgan.metrics.likeness",
 )
 
 
@@ -59,6 +56,27 @@ def write_pictures(images: NDArray[np.uint16], labels: NDArray[np.int64], classe
     for label in range(classes):
         rows = np.flatnonzero(labels == label)[:PICTURES]
         np.save(folder / f"{label}.npy", to_uint8(decode(images[rows, 0])))
+
+
+def write_dicom_past_the_gate(images: ImageSet, dataset: Path, folder: Path) -> str:
+    """Writes those images as DICOM that are no copies of training images.
+
+    Args:
+        images: what would be written.
+        dataset: the artifact their generator was trained on.
+        folder: where to; not made where nothing is written.
+
+    Returns:
+        What was checked and left out; or why none was written, for example since too few validation images are there
+        to tell a copy.
+    """
+    try:
+        copies, check = find_copies("synthetic images", images, images.codes, dataset)
+        if not copies.all():
+            write_dicom(images.chosen(~copies), folder)
+    except MedaugError as error:
+        return f"none written: {error}"
+    return check.text
 
 
 @task(name="synthesize", task_run_name="synthesize {generator.name}", tags=["synthesize"], cache_policy=NO_CACHE)
@@ -88,23 +106,20 @@ def draw_synthetic(context: Context, dataset: Path, generator: Path) -> Path:
                 counts = dict.fromkeys(drawn.spec.classes, settings.per_class)
                 draft.meta.update(synthesize(drawn, counts, draft.folder, seed, 1.0, progress))
             draft.meta.update(gan=gan, gan_seed=gan_seed, generator=source.digest, dataset=data.digest)
+            draft.meta.update(modality=data.meta["modality"], pixel_spacing=data.meta["pixel_spacing"])
             codes = np.load(draft.folder / "images.npy")
             labels = np.repeat(np.arange(len(classes)), settings.per_class)
             write_pictures(codes, labels, len(classes), draft.folder / "pictures")
             walk = np.stack([drawn.interpolate(label, WALK, seed).numpy()[:, 0] for label in classes])
             np.save(draft.folder / "pictures" / "walk.npy", to_uint8(walk))
-            chosen = np.concatenate([np.flatnonzero(labels == label)[: settings.dicom] for label in classes])
-            write_synthetic(
-                decode(codes[chosen, 0]),
-                labels[chosen].tolist(),
-                drawn.spec.classes,
-                drawn.value_range,
-                draft.folder / "dicom",
-                modality=data.meta["modality"],
-                generator_hash=source.digest,
-                seed=seed,
-                pixel_spacing=data.meta["pixel_spacing"],
-            )
+            if settings.dicom:
+                first = np.concatenate([np.flatnonzero(labels == label)[: settings.dicom] for label in classes])
+                modality, spacing = data.meta["modality"], data.meta["pixel_spacing"]
+                shown = ImageSet(
+                    codes[first], labels[first], drawn.spec, drawn.value_range, source.digest, seed, modality, spacing
+                )
+                draft.meta["dicom"] = write_dicom_past_the_gate(shown, dataset, draft.folder / "dicom")
+                say(f"DICOM of {gan} s{gan_seed}: {draft.meta['dicom']}")
 
         artifact = context.store.get_or_create(recipe, build)
         if not run.finished:
@@ -112,90 +127,3 @@ def draw_synthetic(context: Context, dataset: Path, generator: Path) -> Path:
             run.log_dataset(artifact.path.name, artifact.digest, str(artifact.path), "synthetic")
             run.set_tag("artifact", artifact.path.name)
     return artifact.path
-
-
-def draw_to_folder(
-    source: str, folder: Path, per_class: int, truncation: float, seed: int, form: str, runs: Path
-) -> dict[str, Any]:
-    """Draws from a generator outside any experiment.
-
-    Args:
-        source: a generator artifact's folder or an MLflow URI.
-        folder: where the set goes; must not exist.
-        per_class: images of each class.
-        truncation: above 0, at most 1.
-        seed: of the drawing.
-        form: "artifact", "dicom" or "png".
-        runs: the runs folder, whose MLflow knows ``runs:/`` sources unless MLFLOW_TRACKING_URI is set.
-
-    Returns:
-        A summary with ``text`` for people.
-
-    Raises:
-        MedaugError: the folder exists, a number is out of range, or the source is no generator.
-    """
-    if folder.exists():
-        raise MedaugError(f"--out {folder}: exists already; give a new folder")
-    if per_class < 1:
-        raise MedaugError(f"--per-class {per_class}: expected 1 or more")
-    if not 0 < truncation <= 1:
-        raise MedaugError(f"--truncation {truncation:g}: expected above 0 and at most 1")
-    with _mlflow_at(tracking_uri(None, runs)):  # for a source like runs:/ID/generator
-        drawn = medgan.load(source)
-        weights = file_sha256(resolve(source) / WEIGHTS)
-    counts = dict.fromkeys(drawn.spec.classes, per_class)
-    recipe = Recipe(
-        "synthetic",
-        folder.name,
-        {"generator": weights},
-        {"per_class": per_class, "truncation": truncation, "seed": seed},
-        code_version(*CODE),
-    )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".medaug-") as scratch,
-        progress_bar("synthesize", "images") as progress,
-    ):
-        draw = Store(Path(scratch)).get_or_create(
-            recipe,
-            lambda draft: draft.meta.update(synthesize(drawn, counts, draft.folder, seed, truncation, progress)),
-        )
-        if form == "artifact":
-            draw.path.rename(folder)
-        elif form == "dicom":
-            images = ScanDataset(draw.path)
-            write_synthetic(
-                decode(images.codes[:, 0]),
-                images.labels.tolist(),
-                drawn.spec.classes,
-                drawn.value_range,
-                folder,
-                modality="CT" if drawn.value_range.unit == "HU" else "OT",
-                generator_hash=weights,
-                seed=seed,
-            )
-        else:
-            _write_png(ScanDataset(draw.path), folder)
-    text = f"{sum(counts.values())} synthetic images ({per_class} of each class) in {folder}"
-    return {"status": "done", "folder": str(folder), "images": sum(counts.values()), "format": form, "text": text}
-
-
-@contextmanager
-def _mlflow_at(uri: str) -> Iterator[None]:
-    """MLflow's tracking URI for a while; afterwards the environment is as it was."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = uri
-    try:
-        yield
-    finally:
-        if given is None:
-            del os.environ["MLFLOW_TRACKING_URI"]
-        else:
-            os.environ["MLFLOW_TRACKING_URI"] = given
-
-
-def _write_png(data: ScanDataset, folder: Path) -> None:
-    for label, name in enumerate(data.spec.classes):
-        (folder / name).mkdir(parents=True)
-        for number, row in enumerate(np.flatnonzero(data.labels == label)):
-            Image.fromarray(to_uint8(decode(data.codes[row, 0]))).save(folder / name / f"{number:05d}.png")

@@ -1,4 +1,6 @@
-"""MLflow: one parent run for an experiment, one flat child run for each cell; the only module that imports MLflow.
+"""MLflow: one parent run for an experiment, one flat child run for each cell.
+
+Only this module and :mod:`flows.models` import MLflow.
 
 MLflow's fluent API is not thread-safe, so all goes through ``MlflowClient`` with run ids. A parent run is found again
 by a key (the experiment's configuration and dataset), a child by the recipe hash of the artifact it tells of: a run

@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from classifiers.trained import features, load_classifier
 from flows.context import Context, plain
 from flows.devices import training_device
+from flows.models import log_model
 from flows.progress import progress_bar
 from medgan import LoadedGenerator
 from medgan.config import GanConfig
@@ -141,6 +142,6 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
             run.log({"seconds": artifact.manifest["record"]["seconds"]}, 0)
             run.set_tag("status", artifact.meta["status"])
             run.set_tag("artifact", artifact.path.name)
-            for name in ("manifest.json", "generator.safetensors", "generator.json"):
-                run.log_file(artifact.path / name, "generator")
+            run.set_tag("digest", artifact.digest)
+            log_model(run, artifact.path)
     return artifact.path

@@ -25,6 +25,7 @@ from pipeline.codes import encode
 from pipeline.dataset import IMAGES, dataset_meta, write_index
 from pipeline.device import choose_device, place
 from pipeline.records import SPLITS, ImageSpec, MedaugError, Progress, ValueRange
+from pipeline.store import MANIFEST, Artifact
 
 WEIGHTS, CARD = "generator.safetensors", "generator.json"
 FORMAT = 1
@@ -224,7 +225,8 @@ def load(path: Path | str, *, device: str = "auto") -> LoadedGenerator:
     """Opens a generator artifact, or a generator logged in MLflow.
 
     Args:
-        path: the artifact's folder, or a URI ``models:/name/version`` or ``runs:/id/path`` (needs MLflow installed).
+        path: the artifact's folder, or a URI ``models:/name/version``, ``models:/name@alias`` or ``runs:/id/path``
+            (needs MLflow installed).
         device: "auto", "cpu", "cuda", ...
 
     Raises:
@@ -251,25 +253,55 @@ def load(path: Path | str, *, device: str = "auto") -> LoadedGenerator:
     return LoadedGenerator(config, spec, value_range, network, stage, chosen)
 
 
+def fetch(path: Path | str) -> Path:
+    """A local path: the given one, or what an MLflow URI names, downloaded.
+
+    Args:
+        path: a folder, or ``models:/name/version``, ``models:/name@alias`` or ``runs:/id/path``.
+
+    Raises:
+        MedaugError: MLflow is not installed, or has nothing under that URI.
+    """
+    text = str(path)
+    if not text.startswith(("models:/", "runs:/")):
+        return Path(text)
+    try:
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+    except ImportError:
+        raise MedaugError(f"{text}: an MLflow URI, but MLflow is not installed; pip install mlflow") from None
+    try:
+        return Path(download_artifacts(artifact_uri=text))
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MedaugError(
+            f"{text}: nothing there ({reason}); expected models:/NAME/VERSION, models:/NAME@ALIAS or "
+            "runs:/ID/generator of the MLflow that MLFLOW_TRACKING_URI names"
+        ) from None
+
+
 def resolve(path: Path | str) -> Path:
     """A local folder that holds a generator's card; MLflow URIs are downloaded.
 
     Raises:
-        MedaugError: nothing there.
+        MedaugError: nothing there, or no generator.
     """
-    text = str(path)
-    if text.startswith(("models:/", "runs:/")):
-        try:
-            from mlflow.artifacts import download_artifacts
-        except ImportError:
-            raise MedaugError(f"{text}: an MLflow URI, but MLflow is not installed; pip install mlflow") from None
-        folder = Path(download_artifacts(artifact_uri=text))
-    else:
-        folder = Path(text)
+    folder = fetch(path)
     cards = [folder / CARD] if (folder / CARD).is_file() else sorted(folder.rglob(CARD)) if folder.is_dir() else []
     if len(cards) != 1:
-        raise MedaugError(f"{text}: {len(cards)} generators there, expected one folder with {CARD}")
+        raise MedaugError(f"{path}: {len(cards)} generators there, expected one folder with {CARD}")
     return cards[0].parent
+
+
+def trained_on(folder: Path) -> str:
+    """Digest of the dataset artifact that a generator was trained on; "" where its folder does not say.
+
+    Args:
+        folder: with the generator's card, see :func:`resolve`.
+    """
+    if not (folder / MANIFEST).is_file():
+        return ""
+    return str(Artifact.open(folder).manifest["recipe"]["inputs"].get("dataset", ""))
 
 
 def synthesize(

@@ -36,7 +36,7 @@ def open_npz(path: Path) -> NpzImages:
         with np.load(path, allow_pickle=False) as arrays:
             for part in ("train", "val", "test"):
                 picture, label = arrays[f"{part}_images"], arrays[f"{part}_labels"]
-                flat = label.reshape(len(label), -1)
+                flat = label.reshape(len(label), int(np.prod(label.shape[1:])))  # not -1: a split may be empty
                 if flat.shape[1] != 1 or not np.issubdtype(label.dtype, np.integer):
                     raise MedaugError(
                         f"data {path}: {part}_labels has shape {label.shape}, expected one integer an image"

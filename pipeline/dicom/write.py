@@ -123,15 +123,16 @@ def write_synthetic(
     modality: str = "CT",
     generator_hash: str,
     seed: int,
-    pixel_spacing: tuple[float, float] | None = None,
+    pixel_spacing: Sequence[float] | None = None,
     progress: Progress | None = None,
 ) -> int:
     r"""Writes generated images as DICOM files that say what they are, and ``labels.csv`` (file, label) beside them.
 
     Every file carries SyntheticData (0008,001C) = YES (PS3.3 C.12.1) and, for readers that do not know that attribute,
-    ImageType DERIVED\SECONDARY, SeriesDescription and DerivationDescription. All UIDs are new. There is no patient:
-    PatientID is ``SYNTHETIC-`` and a number, one for each image. The values are physical (rescaled 16-bit codes that
-    span the value range, so that the quantisation step is 1/65535 of it).
+    ImageType DERIVED\SECONDARY, SeriesDescription and DerivationDescription. There is no patient: PatientID is
+    ``SYNTHETIC-`` and a number, one for each image, with a study and a series of its own. All UIDs are new, and made
+    from the images: the same set has the same UIDs again, and two sets share none. The values are physical (rescaled
+    16-bit codes that span the value range, so that the quantisation step is 1/65535 of it).
 
     Args:
         images: float32 [N, H, W] in [-1, 1].
@@ -149,7 +150,8 @@ def write_synthetic(
         The number of files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    uid = _Uids(f"synthetic/{generator_hash}/{seed}")
+    content = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
+    uid = _Uids(f"synthetic/{generator_hash}/{seed}/{content}")
     ct = value_range.unit == "HU" and modality == "CT" and pixel_spacing is not None
     step = (value_range.high - value_range.low) / 65535
     width = len(str(max(len(images) - 1, 0)))
@@ -159,10 +161,10 @@ def write_synthetic(
         ds = _base(uid, CTImageStorage if ct else SecondaryCaptureImageStorage, str(number))
         ds.ImageType = ["DERIVED", "SECONDARY", "AXIAL"] if ct else ["DERIVED", "SECONDARY"]
         ds.SyntheticData = "YES"
-        patient = f"SYNTHETIC-{_safe(generator_hash)[:12]}-{seed}-{number:0{width}d}"
-        _patient_and_study(ds, uid, patient, "Synthetic^", "", study="study")
-        ds.StudyDescription = "Synthetic images, no patient"
-        ds.SeriesInstanceUID = uid("series", str(label))
+        patient = f"SYNTHETIC-{content[:12]}-{number:0{width}d}"
+        _patient_and_study(ds, uid, patient, "Synthetic^", "", study=str(number))
+        ds.StudyDescription, ds.Laterality = "Synthetic images, no patient", None  # type 2C: the side is unknown
+        ds.SeriesInstanceUID = uid("series", str(number))
         ds.SeriesNumber, ds.InstanceNumber, ds.Modality = label + 1, number + 1, modality or "OT"
         ds.SeriesDescription = f"SYNTHETIC {name}"[:64]
         ds.DerivationDescription = (
@@ -175,7 +177,7 @@ def write_synthetic(
             ds.KVP = ds.AcquisitionNumber = None
             _image_plane(ds, image.shape, pixel_spacing, None, 0.0)
         else:
-            ds.ConversionType = "SYN"  # C.8.6.1: synthetic image
+            ds.ConversionType, ds.PatientOrientation = "SYN", ""  # C.8.6.1: synthetic image; C.7.6.1: unknown
             if pixel_spacing is not None:
                 ds.PixelSpacing = [_decimal(value) for value in pixel_spacing]
         ds.RescaleIntercept, ds.RescaleSlope = _decimal(value_range.low), _decimal(step)
@@ -222,16 +224,14 @@ def _patient_and_study(ds: Dataset, uid: _Uids, patient_id: str, name: str, sex:
     ds.StudyID, ds.AccessionNumber, ds.ReferringPhysicianName = "1", "", ""
     ds.StudyDate = ds.SeriesDate = ds.ContentDate = "20000101"
     ds.StudyTime = ds.SeriesTime = ds.ContentTime = "000000"
-    ds.Laterality = None
-    ds.PositionReferenceIndicator = ""
 
 
 def _image_plane(
-    ds: Dataset, shape: tuple[int, ...], spacing: tuple[float, float], thickness: float | None, height: float
+    ds: Dataset, shape: tuple[int, ...], spacing: Sequence[float], thickness: float | None, height: float
 ) -> None:
-    """Image Plane Module (C.7.6.2): axial, with the image's centre on the body's axis."""
+    """Frame of Reference and Image Plane Modules (C.7.4.1, C.7.6.2): axial, its centre on the body's axis."""
     rows, columns = shape
-    ds.PatientPosition = "HFS"
+    ds.PatientPosition, ds.PositionReferenceIndicator = "HFS", ""
     ds.PixelSpacing = [_decimal(value) for value in spacing]
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     x, y = -(columns - 1) / 2 * spacing[1], -(rows - 1) / 2 * spacing[0]

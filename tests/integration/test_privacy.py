@@ -34,7 +34,13 @@ from tests.unit.identifiers import DATES, ENCODINGS, STEM, found, marker, search
 PATIENTS = 14
 SETTINGS = {
     "name": "private",
-    "data": {"preset": "folder", "window": "chest_wide", "size": [16, 16], "labels": {"by": "file"}},
+    "data": {
+        "preset": "folder",
+        "window": "chest_wide",
+        "size": [16, 16],
+        "labels": {"by": "file"},
+        "split": {"train": 0.4, "validation": 0.35},  # with fewer validation images no DICOM would be written
+    },
     "gans": {
         "dcgan": {
             "images": 32,
