@@ -190,7 +190,7 @@ class StyleGan(StyleArchitecture):
         if not options.equalised:
             without_equalised_rate(self)
 
-    def stage_at(self, images_seen: int) -> Stage:
+    def size_at(self, images_seen: int) -> Stage:
         """Grows by the options' schedule."""
         stage: Stage = self.options.growth.stage_at(images_seen, self.config.images, self.pyramid.levels)
         return stage
