@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from medgan.config import GanConfig
 
 
+class LostError(Exception):
+    """Another process is gone, or cannot be reached."""
+
+
 def count() -> int:
     """Processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -86,7 +90,10 @@ def total(values: Tensor) -> Tensor:
     if count() == 1:
         return values
     values = values.detach().clone()
-    dist.all_reduce(values)
+    try:
+        dist.all_reduce(values)
+    except RuntimeError as error:  # gloo has no exception of its own
+        raise LostError(str(error).splitlines()[0]) from None
     return values
 
 
@@ -99,9 +106,8 @@ def told(number: int) -> int:
     """What the first process says."""
     if count() == 1:
         return number
-    message = torch.tensor(number)
-    dist.broadcast(message, src=0)
-    return int(message)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return int(total(torch.tensor(number if first() else 0, device=device)))
 
 
 @torch.no_grad()
