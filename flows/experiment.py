@@ -24,7 +24,7 @@ from flows.context import Context, one_line
 from flows.devices import workers
 from flows.features import train_extractor
 from flows.ingest import ingest_scans
-from flows.preflight import check_disk, check_networks, check_output, check_services
+from flows.preflight import check_disk, check_labels, check_networks, check_output, check_services
 from flows.progress import say
 from flows.score import score_floor, score_synthetic
 from flows.synthesize import draw_synthetic
@@ -49,6 +49,7 @@ def preflight(config: ExperimentConfig) -> None:
         MedaugError: the first fault.
     """
     check_output(config.runs)
+    check_labels(config)
     check_disk(config, check_networks(config))
     check_services(config)
 

@@ -31,6 +31,7 @@ CODE = (
     "medgan.sample",
     "medgan.networks",
     "medgan.layers",
+    "medgan.ranks",
     "medgan.styles",
     "medgan.growing",
     "medgan.architecture",

@@ -34,6 +34,7 @@ CODE = (
     "medgan.augment",
     "medgan.progression",
     "medgan.contract",
+    "medgan.ranks",
     "medgan.registry",
     "medgan.layers",
     "medgan.losses",

@@ -111,7 +111,7 @@ class Architecture(nn.Module, ABC):
         """What is played for: in general one conditional game.
 
         Transitional training plays the unconditional game, and with the weight λ the conditional one beside it:
-        L = L_u + λ·L_c (Shahbazi et al. 2022, section 4). Where the discriminator projects, ψ is its unconditional
+        L = L_u + λ·L_c (Shahbazi et al. 2022). Where the discriminator projects, ψ is its unconditional
         logit and ψ + ⟨v_y, φ⟩ the conditional one. With an auxiliary classifier the game is unconditional anyway, and λ
         weighs its cross-entropy. Where the class is an input there is one logit alone, into which λ weighs the class.
         """

@@ -207,7 +207,7 @@ class ClassEmbedding(nn.Module):
 
 
 def project_logits(outputs: Tensor, labels: Tensor, label: float = 1.0) -> Tensor:
-    """ψ(φ(x)) + ⟨v_y, φ(x)⟩: the projection discriminator (Miyato & Koyama 2018, equation 3).
+    """ψ(φ(x)) + ⟨v_y, φ(x)⟩: the projection discriminator (Miyato & Koyama 2018).
 
     Args:
         outputs: [N, 1 + classes] of one linear layer on φ(x): the first is ψ, the others are the inner products

@@ -41,7 +41,7 @@ CASES = {
 
 def settings(preset, **over):
     over = CASES[preset] | over
-    return tiny(preset, **{"images": 12 * over["batch"], "optimiser": SMOOTH, **over})
+    return tiny(preset, **{"images": 8 * over["batch"], "optimiser": SMOOTH, **over})
 
 
 def arguments(config, dataset, folder, name):
@@ -112,7 +112,7 @@ def test_two_processes_train_what_one_does(preset, data, tmp_path):
 
 @pytest.mark.thorough
 def test_one_killed_ends_both_and_they_go_on_to_the_bit(data, tmp_path):
-    config = settings("cgan", images=4 * 400, checkpoint_seconds=0.0)
+    config = settings("cgan", images=4 * 200, checkpoint_seconds=0.0)
     codes, said = pair(arguments(config, data.artifact.path, tmp_path, "straight"))
     assert codes == [0, 0], said
     given = arguments(config, data.artifact.path, tmp_path, "cut")
