@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -126,10 +127,12 @@ def run(given: argparse.Namespace, device: str) -> str:
         log=ignore,
         progress=progress if ranks.first() else ignore,
     )
+    if ranks.first():
+        draft.rename(given.out)
+        drop_checkpoints(given.scratch, after=-1)
+    ranks.told(0)  # no process leaves before all is written
     if not ranks.first():
         return ""
-    draft.rename(given.out)
-    drop_checkpoints(given.scratch, after=-1)
     reason = f" ({result.reason})" if result.reason else ""
     return f"{result.status}{reason} after {result.images_seen} images: {given.out}"
 
@@ -175,5 +178,11 @@ def ignore(*_: object) -> None:
     """For logs, and for the progress of all but the first process."""
 
 
+def leave(code: int) -> NoReturn:
+    """Ends this process without the interpreter's teardown, in which threads of torch were seen to abort it."""
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -35,7 +35,7 @@ CASES = {
     "pggan_lsgan": {"batch": 8, "architecture": {"growth_share": 0.9}},
     "wgan_gp": {"batch": 4, "critic_steps": 2},
     "dcgan": {"batch": 16, "conditioning": {"generator": "batch_norm"}},
-    "cgan": {"batch": 4, "conditioning": {"transition_start": 8, "transition_end": 40}},
+    "cgan": {"batch": 4, "conditioning": {"transition_start": 8, "transition_end": 24}},
 }
 
 
@@ -57,7 +57,7 @@ def torchrun(given):
     return subprocess.Popen([*launcher, "-m", "medgan.distributed", *given], stderr=subprocess.PIPE, text=True)
 
 
-def pair(given):
+def pair(given, program=("-m", "medgan.distributed")):
     """Two processes as torchrun starts them, without the seconds that it takes itself."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -66,7 +66,7 @@ def pair(given):
     for rank in ("0", "1"):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
         variables = os.environ | place | {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "medgan.distributed", *given]
+        command = [sys.executable, *program, *given]
         started.append(subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True))
     said = [process.communicate(timeout=300)[1] for process in started]
     return [process.returncode for process in started], said
@@ -108,6 +108,38 @@ def test_two_processes_train_what_one_does(preset, data, tmp_path):
     labels = [0, 1, 1]
     images = [medgan.load(tmp_path / name, device="cpu").sample(labels) for name in ("one", "two")]
     torch.testing.assert_close(*images, atol=0.02, rtol=0.0)
+
+
+POISONED = """
+import os
+from medgan.data import ResidentImages
+from medgan.distributed import leave, main
+
+draw, calls = ResidentImages.draw, 0
+
+def poisoned(self, position, count):
+    global calls
+    calls += 1
+    images, labels = draw(self, position, count)
+    if os.environ["RANK"] == "1" and calls in (12, 13):
+        images = images * float("nan")
+    return images, labels
+
+ResidentImages.draw = poisoned
+leave(main())
+"""
+
+
+@pytest.mark.thorough
+def test_what_goes_wrong_in_one_process_sends_both_back(data, tmp_path):
+    """Non-finite images in the second process alone: both skip, go back to the same state, and end together."""
+    config = settings("cgan", images=4 * 40, skip_limit=2)
+    codes, said = pair(arguments(config, data.artifact.path, tmp_path, "out"), ("-c", POISONED))
+    assert codes == [0, 0], said
+    curves = json.loads((tmp_path / "out/curves.json").read_text())
+    assert curves["rollback"] == [[52.0, 1.0]]  # the 12th and 13th step
+    assert curves["skipped"][-1][1] == 2.0  # the critic's; the generator's step sees no real image
+    assert all(bool(torch.isfinite(value).all()) for value in state(tmp_path / "out").values())
 
 
 @pytest.mark.thorough
