@@ -29,6 +29,7 @@ from flows.preflight import (
     check_disk,
     check_extractor_names,
     check_extractors,
+    check_labels,
     check_networks,
     check_output,
     check_services,
@@ -57,6 +58,7 @@ def preflight(config: ExperimentConfig) -> None:
         MedaugError: the first fault.
     """
     check_output(config.runs)
+    check_labels(config)
     check_disk(config, check_networks(config))
     check_services(config)
     check_extractors(config)

@@ -88,6 +88,24 @@ def check_services(config: ExperimentConfig) -> None:
         check_address("Prefect", prefect, "/health", "start it, or change or unset PREFECT_API_URL")
 
 
+def check_labels(config: ExperimentConfig) -> None:
+    """GANs whose images train classifiers have learned the classes.
+
+    Raises:
+        MedaugError: one has not.
+    """
+    arms = [arm for arm in ("D", "E") if arm in config.classification.arms]
+    if not config.classifiers or not arms:
+        return
+    for gan in config.gans:
+        if "none" in (gan.conditioning.generator, gan.conditioning.discriminator):
+            raise MedaugError(
+                f"gans: {gan.name} ignores the class, so its images have no labels by which the classifiers of arm "
+                f"{' and '.join(arms)} could learn; expected a conditional GAN (cgan is the same network), or "
+                f"classification.arms without {' and '.join(arms)}"
+            )
+
+
 def check_networks(config: ExperimentConfig, classes: tuple[str, ...] = ("a", "b")) -> int:
     """Every configured GAN can make the configured size.
 

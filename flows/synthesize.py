@@ -25,6 +25,7 @@ CODE = (
     "medgan.networks",
     "medgan.convolution",
     "medgan.layers",
+    "medgan.ranks",
     "medgan.styles",
     "medgan.growing",
     "medgan.architecture",

@@ -35,6 +35,7 @@ CODE = (
     "medgan.augment",
     "medgan.progression",
     "medgan.contract",
+    "medgan.ranks",
     "medgan.registry",
     "medgan.convolution",
     "medgan.layers",

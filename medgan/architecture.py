@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,22 @@ from medgan.layers import double, halve
 from medgan.options import read_options
 from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
+
+Reading = Callable[[Tensor], Tensor]
+"""A discriminator's scores [N, outputs] to logits [N]."""
+
+
+@dataclass(frozen=True)
+class Game:
+    """An adversarial game with its penalties; a step plays one, in transitional training up to two.
+
+    Attributes:
+        weight: of all its terms.
+        logits: how the discriminator's scores are read.
+    """
+
+    weight: float
+    logits: Reading
 
 
 class Architecture(nn.Module, ABC):
@@ -83,8 +100,27 @@ class Architecture(nn.Module, ABC):
             )
 
     def stage_at(self, images_seen: int) -> Stage:
-        """Size and fade after so many real images."""
+        """Size, fade and the weight of the class after so many real images."""
+        return replace(self.size_at(images_seen), label=self.config.conditioning.label_at(images_seen))
+
+    def size_at(self, images_seen: int) -> Stage:
+        """Size and fade; for networks that do not grow always the same."""
         return Stage(self.pyramid.levels)
+
+    def games(self, batch: Batch) -> list[Game]:
+        """What is played for: in general one conditional game.
+
+        Transitional training plays the unconditional game, and with the weight λ the conditional one beside it:
+        L = L_u + λ·L_c (Shahbazi et al. 2022). Where the discriminator projects, ψ is its unconditional
+        logit and ψ + ⟨v_y, φ⟩ the conditional one. With an auxiliary classifier the game is unconditional anyway, and λ
+        weighs its cross-entropy. Where the class is an input there is one logit alone, into which λ weighs the class.
+        """
+        labels, label = batch.labels, batch.stage.label
+        conditional = Game(1.0, lambda scores: self.discriminator.logits(scores, labels))
+        if not self.config.conditioning.transitional or self.discriminator.condition != "projection":
+            return [conditional]
+        unconditional = Game(1.0, lambda scores: scores[:, 0])
+        return [unconditional] if label == 0 else [unconditional, replace(conditional, weight=label)]
 
     def reals(self, images: Tensor, stage: Stage) -> Tensor:
         """Real images as the stage shows them: averaged down to its size, faded like the networks (PGGAN, figure 2)."""
@@ -132,9 +168,11 @@ class Architecture(nn.Module, ABC):
             fake = self.shown(self.fakes(batch).float(), batch)
             real = self.shown(batch.images, batch)
         real_scores, fake_scores = self.scores(real, batch), self.scores(fake, batch)
-        real_logits = self.discriminator.logits(real_scores, batch.labels)
-        fake_logits = self.discriminator.logits(fake_scores, batch.labels)
-        loss = self.loss.discriminator(real_logits, fake_logits)
+        games = self.games(batch)
+        loss = weighted(games, lambda read: self.loss.discriminator(read(real_scores), read(fake_scores)))
+        real_logits, fake_logits = (
+            self.discriminator.logits(scores, batch.labels, batch.stage.label) for scores in (real_scores, fake_scores)
+        )
         curves = {"loss.discriminator": loss, "logit.real": real_logits.mean(), "logit.fake": fake_logits.mean()}
         if self.augment is not None:
             if self.loss.boundary is not None:
@@ -142,33 +180,36 @@ class Architecture(nn.Module, ABC):
             curves["augment.p"] = self.augment.probability.clone()
         if self.discriminator.condition == "auxiliary":
             named = self.class_loss(real_scores, batch) + self.class_loss(fake_scores, batch)
-            loss = loss + self.config.conditioning.auxiliary * named
+            loss = loss + batch.stage.label * self.config.conditioning.auxiliary * named
             curves["loss.class"] = named
         if penalties.drift > 0:
-            loss = loss + penalties.drift * losses.drift(real_logits)
+            loss = loss + penalties.drift * weighted(games, lambda read: losses.drift(read(real_scores)))
         if penalties.gradient_penalty > 0:
-            penalty = losses.gradient_penalty(self._critic(batch), real, fake, batch.rng)
+            penalty = weighted(
+                games, lambda read: losses.gradient_penalty(self._critic(batch, read), real, fake, batch.rng)
+            )
             loss = loss + penalties.gradient_penalty * penalty
             curves["penalty.gradient"] = penalty
         if penalties.r1 > 0 and penalties.r1_every == 1:
-            penalty = losses.r1(self._critic(batch), real)
+            penalty = weighted(games, lambda read: losses.r1(self._critic(batch, read), real))
             loss = loss + penalties.r1 / 2 * penalty
             curves["penalty.r1"] = penalty
         return loss, curves
 
     def r1_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Lazy R1: computed at every k-th step, so weighted by k (StyleGAN2, appendix B)."""
-        penalty = losses.r1(self._critic(batch), self.shown(batch.images, batch))
+        real = self.shown(batch.images, batch)
+        penalty = weighted(self.games(batch), lambda read: losses.r1(self._critic(batch, read), real))
         weight = self.config.regularisation.r1 / 2 * self.config.regularisation.r1_every
         return weight * penalty, {"penalty.r1": penalty}
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The adversarial loss, and the auxiliary classifier's: both networks want classes to be seen (Odena 2017)."""
         scores = self.scores(self.shown(self.fakes(batch), batch), batch)
-        loss = self.loss.generator(self.discriminator.logits(scores, batch.labels))
+        loss = weighted(self.games(batch), lambda read: self.loss.generator(read(scores)))
         curves = {"loss.generator": loss}
         if self.discriminator.condition == "auxiliary":
-            loss = loss + self.config.conditioning.auxiliary * self.class_loss(scores, batch)
+            loss = loss + batch.stage.label * self.config.conditioning.auxiliary * self.class_loss(scores, batch)
         return loss, curves
 
     def shown(self, images: Tensor, batch: Batch) -> Tensor:
@@ -183,5 +224,10 @@ class Architecture(nn.Module, ABC):
         """−E[log P(class | image)] of the auxiliary classifier (Odena et al. 2017, section 3)."""
         return F.cross_entropy(scores[:, 1:], batch.labels)
 
-    def _critic(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        return lambda images: self.discriminator(images, batch.labels, batch.stage, batch.rng)
+    def _critic(self, batch: Batch, read: Reading) -> losses.Critic:
+        return lambda images: read(self.discriminator.score(images, batch.labels, batch.stage, batch.rng))
+
+
+def weighted(games: Sequence[Game], term: Callable[[Reading], Tensor]) -> Tensor:
+    """Sum of a term over games, each with its weight."""
+    return torch.stack([game.weight * term(game.logits) for game in games]).sum()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from medgan.layers import exact
 from medgan.options import Augmentation
+from medgan.ranks import count, normal, own, total, uniform
 
 
 class Augment(nn.Module):
@@ -72,8 +73,8 @@ class Augment(nn.Module):
         """
         signs = (real_logits.detach().float() - boundary).sign()
         if self.options.kind == "adaptive":
-            self.signs += signs.sum()
-            self.images += len(signs)
+            self.signs += total(signs.sum())
+            self.images += len(signs) * count()
             self.batches += 1
             due = (self.batches >= self.options.every).float()
             move = (self.signs / self.images - self.options.target).sign() * self.images / self.options.ramp
@@ -96,59 +97,59 @@ def augment(images: Tensor, transforms: Sequence[str], probability: Tensor, rng:
     device = images.device
 
     def chosen(p: Tensor = probability) -> Tensor:
-        return torch.rand(N, device=device, generator=rng) < p
+        return uniform((N,), rng) < p
 
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(N, device=device, generator=rng)
+    def between(low: float, high: float) -> Tensor:
+        return low + (high - low) * uniform((N,), rng)
 
-    def normal(deviation: float) -> Tensor:
-        return deviation * torch.randn(N, device=device, generator=rng)
+    def around_zero(deviation: float) -> Tensor:
+        return deviation * normal((N,), rng)
 
     geometry = Geometry(N, device)
     if "flip" in transforms:
-        sign = torch.where(chosen() & (uniform(0, 1) < 0.5), -1.0, 1.0)
+        sign = torch.where(chosen() & (between(0, 1) < 0.5), -1.0, 1.0)
         geometry.scale(sign, torch.ones_like(sign))
     if "rotate90" in transforms:
-        turns = uniform(0, 4).long() if H == W else 2 * uniform(0, 2).long()
+        turns = between(0, 4).long() if H == W else 2 * between(0, 2).long()
         turns = torch.where(chosen(), turns.clamp(max=3), 0)
         cosine, sine = (((turns == k).float() - (turns == k + 2).float()) for k in (0, 1))  # exact
         geometry.rotate(cosine, sine)
     if "translate" in transforms:
         mask = chosen()
-        x, y = ((uniform(-0.125, 0.125) * size).round() for size in (W, H))
+        x, y = ((between(-0.125, 0.125) * size).round() for size in (W, H))
         geometry.translate(torch.where(mask, x, 0.0), torch.where(mask, y, 0.0))
     if "scale" in transforms:
-        factor = torch.where(chosen(), normal(0.2 * math.log(2)).exp(), 1.0)
+        factor = torch.where(chosen(), around_zero(0.2 * math.log(2)).exp(), 1.0)
         geometry.scale(factor, factor)
     half = 1 - (1 - probability).clamp(min=0).sqrt()  # two rotations: at least one with probability p
 
     def rotate() -> None:
-        angle = torch.where(chosen(half), uniform(-math.pi, math.pi), 0.0)
+        angle = torch.where(chosen(half), between(-math.pi, math.pi), 0.0)
         geometry.rotate(angle.cos(), angle.sin())
 
     if "rotate" in transforms:
         rotate()
     if "stretch" in transforms:
-        factor = torch.where(chosen(), normal(0.2 * math.log(2)).exp(), 1.0)
+        factor = torch.where(chosen(), around_zero(0.2 * math.log(2)).exp(), 1.0)
         geometry.scale(factor, 1 / factor)
     if "rotate" in transforms:
         rotate()
     if "shift" in transforms:
         mask = chosen()
-        x, y = normal(0.125) * W, normal(0.125) * H
+        x, y = around_zero(0.125) * W, around_zero(0.125) * H
         geometry.translate(torch.where(mask, x, 0.0), torch.where(mask, y, 0.0))
     images = geometry.apply(images)
 
     if "brightness" in transforms:
-        images = images + torch.where(chosen(), normal(0.2), 0.0).reshape(N, 1, 1, 1)
+        images = images + torch.where(chosen(), around_zero(0.2), 0.0).reshape(N, 1, 1, 1)
     if "contrast" in transforms:
-        images = images * torch.where(chosen(), normal(0.5 * math.log(2)).exp(), 1.0).reshape(N, 1, 1, 1)
+        images = images * torch.where(chosen(), around_zero(0.5 * math.log(2)).exp(), 1.0).reshape(N, 1, 1, 1)
     if "luma_flip" in transforms:  # mirrored at the plane across the grey axis; of one channel: negative
-        weight = torch.where(chosen() & (uniform(0, 1) < 0.5), 2.0, 0.0).reshape(N, 1, 1, 1)
+        weight = torch.where(chosen() & (between(0, 1) < 0.5), 2.0, 0.0).reshape(N, 1, 1, 1)
         images = images - weight * images.mean(dim=1, keepdim=True)
     if "noise" in transforms:
-        sigma = torch.where(chosen(), normal(0.1).abs(), 0.0).reshape(N, 1, 1, 1)
-        images = images + sigma * torch.randn(images.shape, device=device, generator=rng)
+        sigma = torch.where(chosen(), around_zero(0.1).abs(), 0.0).reshape(N, 1, 1, 1)
+        images = images + sigma * normal(images.shape, rng)
     if "cutout" in transforms:
         images = cut_out(images, chosen(), rng)
     return images
@@ -160,8 +161,9 @@ def diff_augment(images: Tensor, transforms: Sequence[str], rng: torch.Generator
     if "translate" in transforms:
         geometry = Geometry(N, images.device)
         reach = [round(size / 8) for size in (W, H)]
-        draws = [torch.randint(-r, r + 1, (N,), device=images.device, generator=rng).float() for r in reach]
-        geometry.translate(*draws)
+        whole = (N * count(),)
+        draws = [torch.randint(-r, r + 1, whole, device=images.device, generator=rng).float() for r in reach]
+        geometry.translate(*map(own, draws))
         images = geometry.apply(images, zeros=True)
     if "cutout" in transforms:
         images = cut_out(images, torch.ones(N, dtype=torch.bool, device=images.device), rng)
@@ -179,7 +181,7 @@ def cut_out(images: Tensor, chosen: Tensor, rng: torch.Generator) -> Tensor:
     N, _, H, W = images.shape
     inside = chosen.reshape(N, 1, 1)
     for size, shape in ((H, (1, H, 1)), (W, (1, 1, W))):
-        centre = torch.rand(N, 1, 1, device=images.device, generator=rng) * size
+        centre = uniform((N, 1, 1), rng) * size
         place = torch.arange(size, device=images.device).reshape(shape) + 0.5
         inside = inside & ((place - centre).abs() < size / 4)
     return torch.where(inside.unsqueeze(1), 0.0, images)

@@ -96,6 +96,8 @@ class GanConfig:
         require(self.precision in precisions, "precision", self.precision, ", ".join(precisions))
         require(self.skip_limit >= 1, "skip_limit", self.skip_limit, "1 or more")
         require(self.rollbacks >= 0, "rollbacks", self.rollbacks, "0 (none) or more")
+        end = self.conditioning.transition_end
+        require(end <= self.images, "conditioning.transition_end", end, f"at most images ({self.images})")
         network = registry.architecture_class(self.network)
         options = read_options(network.Options, self.architecture, f"architecture ({self.network})")
         object.__setattr__(self, "architecture", dataclasses.asdict(options))

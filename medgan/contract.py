@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from medgan.layers import project_logits
+from medgan.ranks import normal
 from medgan.sizes import Stage
 
 NoiseSource = Callable[[int, int, int], Tensor]
@@ -122,22 +123,22 @@ class Discriminator(nn.Module, ABC):
 
     def forward(self, images: Tensor, labels: Tensor, stage: Stage, rng: torch.Generator | None = None) -> Tensor:
         """See :meth:`score`; logits [N], above the loss's boundary for what looks real."""
-        return self.logits(self.score(images, labels, stage, rng), labels)
+        return self.logits(self.score(images, labels, stage, rng), labels, stage.label)
 
-    def logits(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Scores [N, outputs] to logits [N] of real against generated."""
-        return project_logits(scores, labels) if self.condition == "projection" else scores[:, 0]
+    def logits(self, scores: Tensor, labels: Tensor, label: float = 1.0) -> Tensor:
+        """Scores [N, outputs] to logits [N] of real against generated, the class weighted by ``label``."""
+        return project_logits(scores, labels, label) if self.condition == "projection" else scores[:, 0]
 
 
 def random_latent(batch: Batch, latent: int) -> Tensor:
     """Standard normal z, float32 [N, latent], from the step's generator."""
-    return torch.randn(len(batch.labels), latent, device=batch.labels.device, generator=batch.rng)
+    return normal((len(batch.labels), latent), batch.rng)
 
 
 def random_noise(batch: Batch) -> NoiseSource:
     """Fresh standard normal noise for every layer, from the step's generator."""
 
     def noise(layer: int, height: int, width: int) -> Tensor:
-        return torch.randn(len(batch.labels), 1, height, width, device=batch.labels.device, generator=batch.rng)
+        return normal((len(batch.labels), 1, height, width), batch.rng)
 
     return noise

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgan.ranks import own
 from medgan.seeds import seeded
 from pipeline.codes import CODE_MAX
 from pipeline.dataset import ScanDataset
@@ -35,7 +36,7 @@ class ResidentImages:
         return len(self.labels)
 
     def draw(self, position: int, count: int) -> tuple[Tensor, Tensor]:
-        """The images after ``position`` and their labels.
+        """The images after ``position`` and their labels; of several processes each gets its share (``ranks.own``).
 
         Returns:
             float32 [count, C, H, W] in [-1, 1], channels last; int64 [count].
@@ -44,7 +45,7 @@ class ResidentImages:
         first, last = places[0] // len(self), places[-1] // len(self)
         self._orders = {epoch: self._order(epoch) for epoch in range(first, last + 1)}
         start = position - first * len(self)
-        rows = torch.cat(list(self._orders.values()))[start : start + count]
+        rows = own(torch.cat(list(self._orders.values()))[start : start + count])
         images = (self.codes[rows].float() + (1 << 15)) * (2.0 / CODE_MAX) - 1.0
         return images.contiguous(memory_format=torch.channels_last), self.labels[rows]
 

@@ -40,7 +40,7 @@ def points(
         return z
     assert isinstance(generator.network, StyleGenerator)
     with torch.inference_mode():
-        return generator.network.mapping(z, classes).clone()
+        return generator.network.mapping(z, classes, generator.stage.label).clone()
 
 
 def images(
@@ -82,7 +82,7 @@ def images(
             if not isinstance(generator.network, StyleGenerator):
                 rendered = generator.render_z(part, own, noise)
             else:
-                w = generator.network.mapping(part, own) if plain_z else part
+                w = generator.network.mapping(part, own, generator.stage.label) if plain_z else part
                 if w.dim() == 2:
                     w = generator.network.truncate(w, own, generator.stage, truncation, layers)
                 rendered = generator.render(w, noise)

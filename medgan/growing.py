@@ -23,6 +23,7 @@ from medgan.layers import (
     minibatch_stddev,
 )
 from medgan.options import require
+from medgan.ranks import mean, normal
 from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
 
@@ -158,7 +159,7 @@ class GrowingDiscriminator(Discriminator):
     @torch.no_grad()
     def track(self, logit: Tensor) -> None:
         """Moves the running mean: d̂ ← 0.9·d̂ + 0.1·d (PGGAN, appendix B)."""
-        moved = torch.lerp(logit, self.mean_logit, JITTER_DECAY)
+        moved = torch.lerp(mean(logit), self.mean_logit, JITTER_DECAY)
         self.mean_logit.copy_(torch.where(torch.isfinite(moved), moved, self.mean_logit))
 
     def _jitter(self, rng: torch.Generator | None) -> Jitter:
@@ -168,7 +169,7 @@ class GrowingDiscriminator(Discriminator):
         strength = self.jitter * F.relu(self.mean_logit - 0.5).square()
 
         def multiply(x: Tensor) -> Tensor:
-            noise = torch.randn(x.shape, device=x.device, generator=rng)
+            noise = normal(x.shape, rng)
             return x * (1 + strength * noise).to(x.dtype)
 
         return multiply

@@ -203,23 +203,24 @@ class ClassEmbedding(nn.Module):
             with torch.no_grad():
                 self.weight.normal_(generator=rng)
 
-    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """[N, latent] and labels [N] -> [N, latent + width]."""
-        return z if self.weight is None else torch.cat([z, pixel_norm(self.weight[labels])], dim=1)
+    def forward(self, z: Tensor, labels: Tensor, label: float = 1.0) -> Tensor:
+        """[N, latent] and labels [N] -> [N, latent + width]; the class's vector is weighted by ``label``."""
+        return z if self.weight is None else torch.cat([z, label * pixel_norm(self.weight[labels])], dim=1)
 
 
-def project_logits(outputs: Tensor, labels: Tensor) -> Tensor:
-    """ψ(φ(x)) + ⟨v_y, φ(x)⟩: the projection discriminator (Miyato & Koyama 2018, equation 3).
+def project_logits(outputs: Tensor, labels: Tensor, label: float = 1.0) -> Tensor:
+    """ψ(φ(x)) + ⟨v_y, φ(x)⟩: the projection discriminator (Miyato & Koyama 2018).
 
     Args:
         outputs: [N, 1 + classes] of one linear layer on φ(x): the first is ψ, the others are the inner products
             with every v.
         labels: [N].
+        label: weight of the inner product.
 
     Returns:
         logits [N].
     """
-    return outputs[:, 0] + outputs[:, 1:].gather(1, labels.unsqueeze(1)).squeeze(1)
+    return outputs[:, 0] + label * outputs[:, 1:].gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
 def exact(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medgan.convolution import WithoutWeightGradients
 from medgan.layers import exact
+from medgan.ranks import normal, uniform
 
 Critic = Callable[[Tensor], Tensor]
 """Images [N, C, H, W] to logits [N]."""
@@ -103,7 +104,7 @@ def r1(critic: Critic, images: Tensor) -> Tensor:
 
 def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, rng: torch.Generator) -> Tensor:
     """E[(‖∇D(x̂)‖₂ − 1)²] with x̂ = εx + (1 − ε)G(z), ε ~ U(0, 1) for each image (Gulrajani et al. 2017, algorithm 1)."""
-    epsilon = torch.rand(len(real), 1, 1, 1, device=real.device, generator=rng)
+    epsilon = uniform((len(real), 1, 1, 1), rng)
     mixed = torch.lerp(exact(fake), exact(real), epsilon.to(exact(real).dtype))
     norm = _gradient(critic, mixed).square().sum(dim=(1, 2, 3)).add(1e-16).sqrt()  # finite slope at a zero gradient
     return (norm - 1).square().mean()
@@ -120,7 +121,7 @@ def path_lengths(images: Tensor, ws: Tensor, rng: torch.Generator) -> Tensor:
         ws: the styles they were made from, [N, layers, width], in the images' graph.
         rng: where y comes from.
     """
-    y = torch.randn(images.shape, device=images.device, generator=rng) / (images.shape[2] * images.shape[3]) ** 0.5
+    y = normal(images.shape, rng) / (images.shape[2] * images.shape[3]) ** 0.5
     (gradient,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
     return gradient.square().sum(dim=2).mean(dim=1).add(1e-16).sqrt()  # [N, L, W] -> [N, L] -> [N]
 

@@ -118,11 +118,16 @@ class Conditioning:
             the image (Mirza & Osindero 2014); "auxiliary", the discriminator names the class (Odena et al. 2017); or
             "none".
         auxiliary: weight of the auxiliary classifier's cross-entropy against the adversarial loss.
+        transition_start: real images after which the class begins to enter, its weight rising from 0 to 1; until then
+            the training is an unconditional one (transitional training for small sets, Shahbazi et al. 2022).
+        transition_end: real images after which it is wholly there; 0 for no transition.
     """
 
     generator: str = "embedding"
     discriminator: str = "projection"
     auxiliary: float = 1.0
+    transition_start: int = 0
+    transition_end: int = 0
 
     __pydantic_config__: ClassVar[Any] = FORBID
 
@@ -130,6 +135,27 @@ class Conditioning:
         require_one_of("generator", self.generator, ("embedding", "batch_norm", "none"))
         require_one_of("discriminator", self.discriminator, ("projection", "input", "auxiliary", "none"))
         require(self.auxiliary > 0, "auxiliary", self.auxiliary, "above 0")
+        start, end = self.transition_start, self.transition_end
+        require(start >= 0, "transition_start", start, "0 or more")
+        require(end > start or start == end == 0, "transition_end", end, f"more than transition_start ({start})")
+        for key in ("generator", "discriminator"):
+            if self.transitional and getattr(self, key) == "none":
+                raise ValueError(
+                    f"transition_end: found {end} beside {key}: none, expected 0; a transition leads to a conditional "
+                    "training, and this network never learns of the class"
+                )
+
+    @property
+    def transitional(self) -> bool:
+        """Whether the training begins without the class."""
+        return self.transition_end > 0
+
+    def label_at(self, images_seen: int) -> float:
+        """Weight λ of the class after so many real images: 0, then linearly up to 1 (Shahbazi et al. 2022)."""
+        if not self.transitional:
+            return 1.0
+        share = (images_seen - self.transition_start) / (self.transition_end - self.transition_start)
+        return min(max(share, 0.0), 1.0)
 
 
 TRANSFORMS = (

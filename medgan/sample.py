@@ -110,7 +110,7 @@ class LoadedGenerator:
         z, noise = self.draw_latents([seeded(seed, "walk", i) for i in range(anchors)])
         labels = self.check_labels([label] * anchors)
         with torch.inference_mode():
-            w = self.network.mapping(z, labels) if isinstance(self.network, StyleGenerator) else None
+            w = self.network.mapping(z, labels, self.stage.label) if isinstance(self.network, StyleGenerator) else None
         frames = []
         for step in range(steps):
             place = step * (anchors - 1) / max(steps - 1, 1)
@@ -153,7 +153,7 @@ class LoadedGenerator:
     def _draw(self, z: Tensor, labels: Tensor, noise: Sequence[Tensor], truncation: float) -> Tensor:
         with torch.inference_mode():
             if isinstance(self.network, StyleGenerator):
-                return self._draw_w(self.network.mapping(z, labels), labels, noise, truncation)
+                return self._draw_w(self.network.mapping(z, labels, self.stage.label), labels, noise, truncation)
             return self._finish(self.render_z(z, labels, noise))
 
     def _draw_w(self, w: Tensor, labels: Tensor, noise: Sequence[Tensor], truncation: float) -> Tensor:

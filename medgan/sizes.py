@@ -49,12 +49,14 @@ class Pyramid:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where progressive growing stands; for networks that do not grow always the last level and 1.
+    """Where a training stands: in growing (the last level and 1 for networks that do not grow), and with the class.
 
     Attributes:
         level: the network works at ``(height, width)·2^level`` of its pyramid.
         alpha: 0 to 1, weight of the newest level against the one below it.
+        label: 0 to 1, weight of the class in both networks; below 1 in transitional training alone.
     """
 
     level: int
     alpha: float = 1.0
+    label: float = 1.0

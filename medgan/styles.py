@@ -19,6 +19,7 @@ from medgan.contract import Batch, Generator, NoiseSource, Phase, random_latent,
 from medgan.convolution import WithoutWeightGradients
 from medgan.layers import HE_GAIN, LEAK, ClassEmbedding, EqualLinear, exact, pixel_norm
 from medgan.options import require, require_one_of
+from medgan.ranks import mean, total, uniform
 from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
 
@@ -124,10 +125,16 @@ class MappingNetwork(nn.Module):
         self.layers = nn.ModuleList(EqualLinear(i, o, HE_GAIN, bias_gain, rate=rate) for i, o in pairwise(widths))
         self.width = widths[-1]
 
-    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """[N, latent], [N] -> [N, width], in float32: it is small, and all styles hang on it."""
+    def forward(self, z: Tensor, labels: Tensor, label: float = 1.0) -> Tensor:
+        """[N, latent], [N] -> [N, width], in float32: it is small, and all styles hang on it.
+
+        Args:
+            z: [N, latent].
+            labels: [N].
+            label: weight of the class; see :class:`Stage`.
+        """
         with torch.autocast(z.device.type, enabled=False):
-            x = self.embedding(pixel_norm(exact(z)), labels)
+            x = self.embedding(pixel_norm(exact(z)), labels, label)
             for layer in self.layers:
                 x = F.leaky_relu(layer(x), LEAK)
             return x
@@ -210,14 +217,15 @@ class StyleGenerator(Generator):
 
     def forward(self, z: Tensor, labels: Tensor, stage: Stage, noise: NoiseSource | None) -> Tensor:
         """See :meth:`Generator.forward`."""
-        return self.synthesis(self.truncate(self.mapping(z, labels), labels, stage, 1.0), stage, noise)
+        return self.synthesis(self.truncate(self.mapping(z, labels, stage.label), labels, stage, 1.0), stage, noise)
 
     @torch.no_grad()
     def track_average(self, w: Tensor, labels: Tensor) -> None:
         """Moves the mean of each class in the batch towards the batch's; a class that is not in it stays."""
-        count = torch.zeros(len(self.w_average), 1, device=w.device).index_add_(0, labels, torch.ones_like(w[:, :1]))
-        total = torch.zeros_like(self.w_average).index_add_(0, labels, w.detach())
-        moved = torch.lerp(total / count.clamp(min=1), self.w_average, W_AVERAGE_DECAY)
+        rows = torch.cat([w.detach(), torch.ones_like(w[:, :1])], dim=1)  # [N, W + 1]: what is added, and how many
+        sums = rows.new_zeros(len(self.w_average), rows.shape[1]).index_add_(0, labels, rows)
+        added, count = total(sums).tensor_split([w.shape[1]], dim=1)  # [classes, W], [classes, 1]
+        moved = torch.lerp(added / count.clamp(min=1), self.w_average, W_AVERAGE_DECAY)
         usable = (count > 0) & torch.isfinite(moved).all(dim=1, keepdim=True)
         self.w_average.copy_(torch.where(usable, moved, self.w_average))
 
@@ -235,8 +243,8 @@ def mix(first: Tensor, second: Tensor, probability: float, rng: torch.Generator)
         styles [N, layers, width].
     """
     N, L, _ = second.shape
-    cross = 1 + torch.rand(N, device=first.device, generator=rng).mul(L - 1).long()  # 1 to L − 1
-    kept = torch.rand(N, device=first.device, generator=rng) >= probability
+    cross = 1 + uniform((N,), rng).mul(L - 1).long()  # 1 to L − 1
+    kept = uniform((N,), rng) >= probability
     cross = torch.where(kept, L, cross)
     coarse = torch.arange(L, device=first.device) < cross[:, None]  # [N, L]
     return torch.where(coarse[:, :, None], first[:, None, :], second)
@@ -282,7 +290,7 @@ class StyleArchitecture(Architecture):
                 images = self.generator.synthesis(ws, small.stage, random_noise(small))
                 lengths = losses.path_lengths(images, ws, small.rng)
         with torch.no_grad():
-            moved = torch.lerp(self.path_length_mean, lengths.mean(), penalties.path_length_decay)
+            moved = torch.lerp(self.path_length_mean, mean(lengths.mean()), penalties.path_length_decay)
             self.path_length_mean.copy_(torch.where(torch.isfinite(moved), moved, self.path_length_mean))
         penalty = (lengths - self.path_length_mean).square().mean()
         weight = penalties.path_length * penalties.path_length_every
@@ -291,13 +299,13 @@ class StyleArchitecture(Architecture):
     def styles(self, batch: Batch) -> Tensor:
         """Styles of a training step, [N, layers, width], some of them mixed."""
         generator = self.generator
-        w = generator.mapping(random_latent(batch, generator.latent), batch.labels)
+        w = generator.mapping(random_latent(batch, generator.latent), batch.labels, batch.stage.label)
         generator.track_average(w, batch.labels)
         layers = generator.style_layers(batch.stage)
         probability = self.options.mixing
         if probability == 0 or layers < 2:
             return w.unsqueeze(1).expand(-1, layers, -1)
-        other = generator.mapping(random_latent(batch, generator.latent), batch.labels)
+        other = generator.mapping(random_latent(batch, generator.latent), batch.labels, batch.stage.label)
         return mix(w, other.unsqueeze(1).expand(-1, layers, -1), probability, batch.rng)
 
     def fakes(self, batch: Batch) -> Tensor:

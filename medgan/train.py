@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medgan import registry
+from medgan import ranks, registry
 from medgan.architecture import Architecture
 from medgan.checkpoint import (
     drop_checkpoints,
     latest_checkpoint,
     optimiser_tensors,
+    read_state,
     restore_optimiser,
     save_checkpoint,
     write_state,
@@ -65,6 +66,8 @@ def train(
 ) -> TrainResult:
     """Trains one GAN, from the newest whole checkpoint in ``scratch`` if there is one.
 
+    Called in every process of a process group, they train one GAN together (:mod:`medgan.distributed`).
+
     Args:
         config: what to train.
         data: the training split.
@@ -79,16 +82,28 @@ def train(
         on_grid: at the same points: gets a picture, uint8 [rows, columns] or [rows, columns, 3], one row a class.
 
     Raises:
-        MedaugError: data that no training could use; before any training.
+        MedaugError: data that no training could use, or a batch that the processes cannot share; before any training.
     """
     registry.check(config, data.spec)
+    ranks.check_shares(config)
     if len(data) == 0:
         raise MedaugError(f"{data.artifact.path}: no image to train on; expected at least one in its training split")
     trainer = Trainer(config, data, seed, choose_device(device), log)
-    saved = latest_checkpoint(scratch)
+    saved = agreed_checkpoint(scratch)
     if saved is not None:
         trainer.restore(*saved)
     return trainer.run(scratch, output, progress, on_snapshot, on_grid)
+
+
+def agreed_checkpoint(
+    scratch: Path, kind: str = "step", last: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """See :func:`latest_checkpoint`; of several processes the first one looks, and the others read what it found."""
+    found = latest_checkpoint(scratch, kind, last) if ranks.first() else None
+    step = ranks.told(-1 if found is None else int(found[1]["now"]["step"]))
+    if step < 0 or found is not None:
+        return found
+    return read_state(scratch / f"{kind}-{step:09d}")
 
 
 class Trainer:
@@ -143,6 +158,7 @@ class Trainer:
         with autocast(self.device, self.config.precision):
             loss, curves = phase.loss(batch)
         loss.backward()
+        loss, curves = ranks.share(network, loss, curves)
         bad = guarded_step(self.optimisers[phase.network], loss)
         self.statistics.settle(bad)
         self.architecture.after_update(phase.network)
@@ -183,7 +199,7 @@ class Trainer:
             tick = time.monotonic()
             self.now.seconds, clock = self.now.seconds + tick - clock, tick
             if tick - saved >= config.checkpoint_seconds:
-                save_checkpoint(scratch, self.now.step, *self.state())
+                self.save(scratch)
                 saved = time.monotonic()
             progress(min(self.now.images_seen, config.images), config.images)
         return self.finish(output, "diverged" if reason else "done", reason)
@@ -201,7 +217,7 @@ class Trainer:
         point = self.now.step * GOOD_POINTS // steps
         if self.now.good < point < GOOD_POINTS and not any(int(count) for count in self.in_a_row.values()):
             self.now.good = point
-            save_checkpoint(scratch, self.now.step, *self.state(), kind="good")
+            self.save(scratch, kind="good")
         return reason
 
     def roll_back(self, scratch: Path, reason: str) -> None:
@@ -212,7 +228,7 @@ class Trainer:
         the curves; the other points of the abandoned course go with it.
         """
         failed, skipped = self.now, self.skipped
-        good = latest_checkpoint(scratch, kind="good", last=failed.step)
+        good = agreed_checkpoint(scratch, kind="good", last=failed.step)
         if good is None:
             self.start()
         else:
@@ -225,8 +241,9 @@ class Trainer:
         self.set_rates()
         self.log({"rollback": float(count)}, failed.images_seen)
         logger.warning("%s; going back to %d images with half the learning rates", reason, self.now.images_seen)
-        drop_checkpoints(scratch, after=self.now.step)
-        save_checkpoint(scratch, self.now.step, *self.state())
+        if ranks.first():
+            drop_checkpoints(scratch, after=self.now.step)
+        self.save(scratch)
 
     def set_rates(self) -> None:
         """Learning rates, halved as often as the training went back."""
@@ -251,6 +268,8 @@ class Trainer:
         values = dict(zip([*names, "skipped"], torch.cat([means, self.skipped[None]]).tolist(), strict=True))
         stage = self.architecture.stage_at(self.now.images_seen)
         values |= {"stage.level": float(stage.level), "stage.alpha": stage.alpha}
+        if self.config.conditioning.transitional:
+            values["stage.label"] = stage.label
         self.record(values)
         self.pending = {}
 
@@ -263,6 +282,8 @@ class Trainer:
 
     def snapshot(self, on_snapshot: SnapshotFunction | None, on_grid: GridFunction | None) -> None:
         """Shows the averaged generator to whoever wants to judge it."""
+        if not ranks.first():
+            return
         generator = self.loaded()
         if on_snapshot is not None:
             self.record(on_snapshot(self.now.images_seen, generator))
@@ -282,6 +303,8 @@ class Trainer:
             for name in ("generator", "discriminator")
         }
         result = TrainResult(status, reason, now.images_seen, now.seconds, parameters, now.curves)
+        if not ranks.first():
+            return result
         self.loaded().save(
             output, seed=self.seed, status=status, reason=reason, images_seen=now.images_seen, parameters=parameters
         )
@@ -292,6 +315,11 @@ class Trainer:
         return result
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def save(self, scratch: Path, kind: str = "step") -> None:
+        """Writes a checkpoint; of several processes, all in the same state, the first does."""
+        if ranks.first():
+            save_checkpoint(scratch, self.now.step, *self.state(), kind=kind)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a resumption needs: tensors, and JSON data."""

@@ -22,6 +22,7 @@ from medgan.contract import Discriminator, Generator, NoiseSource
 from medgan.convolution import conv2d, conv_transpose2d
 from medgan.layers import LEAK, ClassEmbedding, channels_at
 from medgan.options import require
+from medgan.ranks import SharedBatchNorm
 from medgan.sizes import Pyramid, Stage
 from pipeline.records import ImageSpec
 
@@ -101,7 +102,7 @@ class Projection(NormalWeights):
         return F.linear(x, self.weight, self.bias)
 
 
-class BatchNorm(nn.BatchNorm2d):
+class BatchNorm(SharedBatchNorm):
     """Batch norm with scales from N(1, 0.02), as the authors' code has it."""
 
     def draw_weights(self, rng: torch.Generator) -> None:
@@ -112,7 +113,7 @@ class BatchNorm(nn.BatchNorm2d):
             self.bias.zero_()
 
 
-class ClassBatchNorm(nn.BatchNorm2d):
+class ClassBatchNorm(SharedBatchNorm):
     """Batch norm whose scale and shift are the class's own (Dumoulin et al. 2017; de Vries et al. 2017).
 
     Statistics stay common to all classes, as published: it is scale and shift that tell them apart.
@@ -130,10 +131,11 @@ class ClassBatchNorm(nn.BatchNorm2d):
             self.scales.normal_(1.0, 0.02, generator=rng)
             self.shifts.zero_()
 
-    def restyle(self, x: Tensor, labels: Tensor) -> Tensor:
-        """[N, C, H, W] and labels [N] -> [N, C, H, W]."""
+    def restyle(self, x: Tensor, labels: Tensor, label: float = 1.0) -> Tensor:
+        """[N, C, H, W] and labels [N] -> [N, C, H, W]; ``label`` weighs the class's own against the classes' mean."""
         x = self(x)
-        scale, shift = (table[labels][:, :, None, None].to(x.dtype) for table in (self.scales, self.shifts))
+        tables = (torch.lerp(table.mean(dim=0), table[labels], label) for table in (self.scales, self.shifts))
+        scale, shift = (table[:, :, None, None].to(x.dtype) for table in tables)
         return torch.addcmul(shift, x, scale)
 
 
@@ -156,10 +158,10 @@ class DcganGenerator(Generator):
 
     def forward(self, z: Tensor, labels: Tensor, stage: Stage, noise: NoiseSource | None) -> Tensor:
         """See :meth:`Generator.forward`."""
-        x = self.project(self.embedding(z, labels)).reshape(-1, *self.shape)  # [N, C·h·w] -> [N, C, h, w]
+        x = self.project(self.embedding(z, labels, stage.label)).reshape(-1, *self.shape)  # [N, C·h·w] -> [N, C, h, w]
         x = x.contiguous(memory_format=torch.channels_last)
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            x = norm.restyle(x, labels) if isinstance(norm, ClassBatchNorm) else norm(x)
+            x = norm.restyle(x, labels, stage.label) if isinstance(norm, ClassBatchNorm) else norm(x)
             x = conv(F.relu(x))  # [N, C, h, w] -> [N, C/2, 2h, 2w]
         return torch.tanh(x.float())
 

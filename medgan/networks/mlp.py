@@ -23,6 +23,7 @@ from medgan.architecture import Architecture
 from medgan.config import GanConfig
 from medgan.contract import Discriminator, Generator, NoiseSource
 from medgan.options import require
+from medgan.ranks import uniform
 from medgan.sizes import Stage
 from pipeline.records import ImageSpec
 
@@ -99,7 +100,7 @@ def dropout(x: Tensor, share: float, rng: torch.Generator | None) -> Tensor:
     """
     if rng is None or share == 0:
         return x
-    kept = torch.rand(x.shape, device=x.device, generator=rng) >= share
+    kept = uniform(x.shape, rng) >= share
     return x * kept.to(x.dtype) / (1 - share)
 
 
@@ -128,7 +129,7 @@ class MlpGenerator(Generator):
         """See :meth:`Generator.forward`."""
         x = F.relu(self.first(z))
         if self.label is not None:
-            x = torch.cat([x, F.relu(self.label[labels]).to(x.dtype)], dim=1)
+            x = torch.cat([x, stage.label * F.relu(self.label[labels]).to(x.dtype)], dim=1)
         x = F.relu(self.second(x))
         return torch.tanh(self.last(x).float()).unflatten(1, self.shape)  # [N, C·H·W] -> [N, C, H, W]
 
@@ -158,7 +159,7 @@ class MlpDiscriminator(Discriminator):
         x = dropout(images.flatten(1), self.options.input_dropout, rng)  # [N, C, H, W] -> [N, C·H·W]
         x = dropout(self.first(x), share, rng)
         if self.label is not None:
-            named = self.label[labels].amax(dim=2)  # [classes, U, P] -> [N, U, P] -> [N, U]
+            named = stage.label * self.label[labels].amax(dim=2)  # [classes, U, P] -> [N, U, P] -> [N, U]
             x = torch.cat([x, dropout(named, share, rng).to(x.dtype)], dim=1)
         x = dropout(self.second(x), share, rng)
         scores: Tensor = self.last(x)

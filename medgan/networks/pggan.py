@@ -123,7 +123,7 @@ class PgganGenerator(Generator):
 
     def forward(self, z: Tensor, labels: Tensor, stage: Stage, noise: NoiseSource | None) -> Tensor:
         """See :meth:`Generator.forward`."""
-        x = self.embedding(pixel_norm(z), labels)  # on the hypersphere, like everything after it
+        x = self.embedding(pixel_norm(z), labels, stage.label)  # on the hypersphere, like everything after it
         x = self._activate(self.first(x))  # [N, latent + width] -> [N, F, h, w]
         x = self._activate(self.conv1[0](x))
         below = x
@@ -164,7 +164,7 @@ class Pggan(Architecture):
         if not options.equalised:
             without_equalised_rate(self)
 
-    def stage_at(self, images_seen: int) -> Stage:
+    def size_at(self, images_seen: int) -> Stage:
         """Grows by the options' schedule."""
         stage: Stage = self.options.growth.stage_at(images_seen, self.config.images, self.pyramid.levels)
         return stage

@@ -9,6 +9,7 @@ The class enters beside z (Mirza & Osindero 2014) and by projection (Miyato & Ko
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,8 +29,10 @@ from medgan.layers import (
     EqualLinear,
     channels_at,
     exact,
+    pixel_norm,
     without_equalised_rate,
 )
+from medgan.options import require
 from medgan.sizes import Pyramid, Stage
 from medgan.styles import StyleArchitecture, StyleGenerator, StyleOptions
 from pipeline.records import ImageSpec
@@ -43,18 +46,31 @@ COARSE_LEVELS = 4
 class Options(StyleOptions):
     """StyleGAN's own options, beside the common ones.
 
+    With ``constant`` and ``adain`` go the steps from a traditional generator to the paper's (table 1): B has neither
+    and no mapping network, C has AdaIN and still an input, D has the constant instead.
+
     Attributes:
+        constant: the image grows out of a learned constant; without it out of a dense layer of w.
+        adain: styles in every layer; without them pixel norm as in PGGAN, and w enters by the dense layer alone.
         growth_start: see :class:`Growth`.
         growth_share: see :class:`Growth`.
         growth_fade: see :class:`Growth`.
     """
 
+    constant: bool = True
+    adain: bool = True
     growth_start: int = 8
     growth_share: float = 0.35
     growth_fade: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.constant and not self.adain:
+            raise ValueError(
+                "constant: found true beside adain: false, expected false; without styles the constant would be all "
+                "that the image is made from, and the latent would have no way in"
+            )
+        require(self.adain or self.mixing == 0, "mixing", self.mixing, "0, as without adain no layer has its own style")
         _ = self.growth
 
     @property
@@ -92,13 +108,20 @@ def adaptive_instance_norm(x: Tensor, scale: Tensor, bias: Tensor, epsilon: floa
 
 
 class Epilogue(nn.Module):
-    """What follows every convolution (figure 1b): noise scaled for each channel, bias, activation, AdaIN."""
+    """What follows every convolution (figure 1b): noise scaled for each channel, bias, activation, AdaIN.
 
-    def __init__(self, channels: int, width: int):
+    Args:
+        channels: feature maps.
+        width: length of w.
+        adain: see :class:`Options`.
+    """
+
+    def __init__(self, channels: int, width: int, adain: bool):
         super().__init__()
         self.noise_scale = nn.Parameter(torch.empty(1, channels, 1, 1))
         self.bias = nn.Parameter(torch.empty(1, channels, 1, 1))
-        self.style = EqualLinear(width, 2 * channels)  # "A": one affine of w gives y_s − 1 and y_b
+        # "A": one affine of w gives y_s − 1 and y_b
+        self.style = EqualLinear(width, 2 * channels) if adain else None
 
     def draw_weights(self, rng: torch.Generator) -> None:
         """Noise and bias start at 0."""
@@ -112,6 +135,8 @@ class Epilogue(nn.Module):
         if noise is not None:
             x = torch.addcmul(x, noise.to(x.dtype), self.noise_scale.to(x.dtype))
         x = F.leaky_relu(x, LEAK)
+        if self.style is None:
+            return pixel_norm(x)
         with torch.autocast(x.device.type, enabled=False):
             scale, bias = self.style(exact(w)).chunk(2, dim=1)  # [N, 2C] -> 2 of [N, C]
         return adaptive_instance_norm(x, scale + 1, bias)
@@ -124,19 +149,24 @@ class StyleGanGenerator(StyleGenerator):
         levels = [layer // 2 for layer in range(2 * (pyramid.levels + 1))]
         super().__init__(options, spec, pyramid, condition, levels, bias_gain=1.0)
         widths = [channels_at(k, options.base_channels, options.max_channels) for k in range(pyramid.levels + 1)]
-        self.constant = nn.Parameter(torch.empty(1, widths[0], pyramid.height, pyramid.width))
+        self.shape = (widths[0], pyramid.height, pyramid.width)
+        self.constant = nn.Parameter(torch.empty(1, *self.shape)) if options.constant else None
+        self.dense = None if options.constant else EqualLinear(self.mapping.width, math.prod(self.shape), HE_GAIN)
         self.conv0 = nn.ModuleList(
             DoublingConv2d(widths[k], widths[k + 1], 3, gain=HE_GAIN, bias=False) for k in range(pyramid.levels)
         )
         self.conv1 = nn.ModuleList(EqualConv2d(width, width, 3, gain=HE_GAIN, bias=False) for width in widths)
-        self.epilogues = nn.ModuleList(Epilogue(width, self.mapping.width) for width in widths for _ in range(2))
+        self.epilogues = nn.ModuleList(
+            Epilogue(width, self.mapping.width, options.adain) for width in widths for _ in range(2)
+        )
         self.to_rgb = nn.ModuleList(EqualConv2d(width, spec.channels, 1) for width in widths)
         self.blur = Blur(TAPS, padding=1)
 
     def draw_weights(self, rng: torch.Generator) -> None:
         """The constant starts at 1."""
-        with torch.no_grad():
-            self.constant.fill_(1.0)
+        if self.constant is not None:
+            with torch.no_grad():
+                self.constant.fill_(1.0)
 
     def style_layers(self, stage: Stage) -> int:
         """Two a level."""
@@ -148,7 +178,12 @@ class StyleGanGenerator(StyleGenerator):
 
     def synthesis(self, ws: Tensor, stage: Stage, noise: NoiseSource | None) -> Tensor:
         """See :meth:`StyleGenerator.synthesis`."""
-        x = self.constant.expand(len(ws), -1, -1, -1)  # [1, F, h, w] -> [N, F, h, w]
+        if self.dense is not None:
+            x = self.dense(ws[:, 0]).reshape(-1, *self.shape)  # [N, W] -> [N, F·h·w] -> [N, F, h, w]
+            x = x.contiguous(memory_format=torch.channels_last)
+        else:
+            assert self.constant is not None, "one of both is there"
+            x = self.constant.expand(len(ws), -1, -1, -1)  # [1, F, h, w] -> [N, F, h, w]
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         x = self._style(x, 0, ws, noise)
@@ -190,7 +225,7 @@ class StyleGan(StyleArchitecture):
         if not options.equalised:
             without_equalised_rate(self)
 
-    def stage_at(self, images_seen: int) -> Stage:
+    def size_at(self, images_seen: int) -> Stage:
         """Grows by the options' schedule."""
         stage: Stage = self.options.growth.stage_at(images_seen, self.config.images, self.pyramid.levels)
         return stage

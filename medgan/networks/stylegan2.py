@@ -45,7 +45,7 @@ class Options(StyleOptions):
     Attributes:
         demodulate: whether weights are demodulated (equation 3).
         generator_form: "skip" adds up images of all sizes (figure 7b), "residual" adds a 1x1 shortcut to each pair of
-            convolutions (7c), "plain" does neither (7a).
+            convolutions (7c), "plain" does neither.
         discriminator_form: the same of the discriminator; "skip" reads the image at every size.
     """
 
