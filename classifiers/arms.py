@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from classifiers.config import Balance
 from pipeline.codes import decode
 from pipeline.dataset import ScanDataset, refuse_test_images
 from pipeline.records import ImageSpec, MedaugError, ValueRange
 
 Arm = Literal["A", "B", "C", "D", "E"]
-Balance = Literal["uniform", "balance"]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.records import MedaugError
 
+Balance = Literal["uniform", "balance"]
+"""How added images spread over the classes: in proportion, or to the rarest first."""
+
 NETWORK_OPTIONS: dict[str, frozenset[str]] = {
     "densenet": frozenset({"layers", "init_features", "growth_rate", "dropout"}),
     "resnet": frozenset({"layers", "planes", "block"}),
