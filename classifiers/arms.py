@@ -196,7 +196,9 @@ def _refuse_leak(real: ScanDataset, synthetic: ScanDataset, where: str) -> None:
     """
     source = synthetic.meta.get("dataset")
     if source != real.artifact.digest:
-        told = f"from the training patients of dataset {source}" if source else "from training patients it does not name"
+        told = (
+            f"from the training patients of dataset {source}" if source else "from training patients it does not name"
+        )
         raise MedaugError(
             f"{where} was made {told}, expected those of {real.artifact.path.name} ({real.artifact.digest}): other "
             "patients would leak into training; synthesize from a generator trained on this dataset"

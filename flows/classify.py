@@ -104,7 +104,7 @@ def classify(context: Context, dataset: Path, cell: Cell) -> Path:
     if cell.synthetic is not None:
         inputs["synthetic"] = Artifact.open(cell.synthetic).digest
     if cell.classifier.weights is not None:
-        inputs["weights"] = file_sha256(cell.classifier.weights)
+        inputs["weights"] = file_sha256(Path(cell.classifier.weights))
     fixed = context.config.classification.fixed
     settings = {
         "classifier": plain(cell.classifier),
@@ -114,7 +114,9 @@ def classify(context: Context, dataset: Path, cell: Cell) -> Path:
         "seed": cell.seed,
         "fixed": fixed,
     }
-    recipe = Recipe("classifier", cell.title.replace(", ", " ").replace(" ", "-"), inputs, settings, code_version(*CODE))
+    recipe = Recipe(
+        "classifier", cell.title.replace(", ", " ").replace(" ", "-"), inputs, settings, code_version(*CODE)
+    )
     identity: dict[str, Any] = {
         "gan": cell.gan,
         "gan_seed": cell.gan_seed,

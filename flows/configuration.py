@@ -49,7 +49,7 @@ class ClassificationConfig(Frozen):
             images; "confidence" keeps those that a classifier of the real training patients is surest of; "precision"
             keeps those that lie deepest among the real ones in feature space. Each is an arm of its own.
         keep: share of each class that "confidence" and "precision" keep.
-        fractions: of the training patients. Below 1, extractor, GANs and classifiers all learn from that fraction alone.
+        fractions: of the training patients. Below 1, extractor, GANs and classifiers learn from that fraction alone.
         seeds: classifier seeds; each arm is trained once per seed.
         endpoint: the one primary metric, named before the run.
         fixed: specificity at which sensitivity is read off, and the other way round.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -98,9 +98,7 @@ def arm_rows(runs: Sequence[Run], settings: ClassificationConfig, seed: int) -> 
                 note=_spread(found.seed_sd).removeprefix(", "),
             )
         )
-        figures = {
-            (run.cell.gan_seed, run.cell.seed): endpoint_of(run.predictions, settings.endpoint) for run in mine
-        }
+        figures = {(run.cell.gan_seed, run.cell.seed): endpoint_of(run.predictions, settings.endpoint) for run in mine}
         parts = {**components(figures)._asdict(), "patients": found.patient_sd}
         rows += [
             replace(key, stage="variance", metric=f"sd.{name}", value=value, n=len(mine))
@@ -124,7 +122,7 @@ def contrast_rows(runs: Sequence[Run], settings: ClassificationConfig, seed: int
         treatment, control = groups[key], groups.get(_control(key, control_arm), [])
         if not control:
             continue
-        answers = [[run.predictions for run in side] for side in (treatment, control)]
+        answers = ([run.predictions for run in treatment], [run.predictions for run in control])
         result = contrast(
             *answers,
             settings.endpoint,
@@ -141,7 +139,8 @@ def contrast_rows(runs: Sequence[Run], settings: ClassificationConfig, seed: int
             high=result.high,
             n=result.n_patients,
             arm=f"D-{control_arm}",
-            note=f"{_spread(result.seed_sd)}; {len(treatment)} runs against {len(control)}{_check(answers, result, settings)}",
+            note=f"{_spread(result.seed_sd)}; {len(treatment)} runs against {len(control)}"
+            + _check(answers, result, settings),
         )
         found.append((row, result))
     adjusted = holm([result.p for _, result in found])
@@ -163,7 +162,9 @@ def _control(key: ResultRow, arm: str) -> ResultRow:
     return replace(key, arm="C", gan="", variant="balanced" if key.variant.startswith("balanced") else "")
 
 
-def _check(answers: Sequence[Sequence[Predictions]], result: Contrast, settings: ClassificationConfig) -> str:
+def _check(
+    answers: tuple[Sequence[Predictions], Sequence[Predictions]], result: Contrast, settings: ClassificationConfig
+) -> str:
     """DeLong's standard error beside the bootstrap's over patients alone; "" where it does not apply."""
     closed = delong(*answers) if settings.endpoint == "auroc" else None
     if closed is None:
@@ -219,8 +220,8 @@ def worth_rows(gains: Sequence[ResultRow], scores: Sequence[ResultRow]) -> list[
     metrics = dict.fromkeys(row.metric for row in scores if row.gan and is_fidelity(row.metric))
     for classifier, metric in product(dict.fromkeys(row.classifier for row in plain), metrics):
         mine = [row for row in plain if row.classifier == classifier]
-        gain = _by_training(mine, lambda _: True)
-        fidelity = _by_training(scores, lambda row, metric=metric: row.metric == metric)
+        gain = _by_training(mine)
+        fidelity = _by_training([row for row in scores if row.metric == metric])
         both = [training for training in gain if training in fidelity]
         found = rank_correlation([fidelity[one] for one in both], [gain[one] for one in both])
         if found is not None:
@@ -244,12 +245,10 @@ def is_fidelity(metric: str) -> bool:
     return metric.count(".") == 1 and metric.split(".")[0] in ("fid", "kid")
 
 
-def _by_training(
-    rows: Sequence[ResultRow], wanted: Callable[[ResultRow], bool]
-) -> Mapping[tuple[str, int], float]:
+def _by_training(rows: Sequence[ResultRow]) -> Mapping[tuple[str, int], float]:
     values: dict[tuple[str, int], list[float]] = {}
     for row in rows:
-        if row.gan and row.gan_seed is not None and wanted(row) and np.isfinite(row.value):
+        if row.gan and row.gan_seed is not None and np.isfinite(row.value):
             values.setdefault((row.gan, row.gan_seed), []).append(row.value)
     return {training: float(np.mean(found)) for training, found in values.items()}
 

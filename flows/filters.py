@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from classifiers.trained import TrainedClassifier, features, load_classifier, probabilities
 from flows.configuration import Filter
 from flows.context import Context
+from medgan.metrics.copies import copies, copies_in_features
 from medgan.metrics.precision_recall import NEIGHBOURS, radii
 from pipeline.dataset import IMAGES, ScanDataset, write_index
 from pipeline.records import MedaugError
@@ -49,7 +50,7 @@ def filter_synthetic(context: Context, dataset: Path, extractor: Path, synthetic
         fake, network = ScanDataset(synthetic), load_classifier(extractor)
         real = ScanDataset(dataset, "train")
         if kind == "copies":
-            kept = ~copied(real, fake, ScanDataset(dataset, "validation"))
+            kept = ~copied(network, real, ScanDataset(dataset, "validation"), fake)
         else:
             assert keep is not None
             images = fake.tensor()
@@ -66,6 +67,21 @@ def filter_synthetic(context: Context, dataset: Path, extractor: Path, synthetic
         draft.meta.update({**drawn.meta, "filter": kind, "kept": counts.tolist(), "of": len(fake)})
 
     return context.store.get_or_create(recipe, build).path
+
+
+def copied(
+    network: TrainedClassifier, real: ScanDataset, validation: ScanDataset, fake: ScanDataset
+) -> NDArray[np.bool_]:
+    """Which synthetic images copy a training image, in pixels or in features, [N]."""
+    images = [data.tensor() for data in (real, validation, fake)]
+    points = [features(network, each) for each in images]
+    patients = torch.from_numpy(validation.patients)
+    in_pixels = copies(*images, validation_patients=patients)
+    in_features = copies_in_features(
+        *points, train_patients=torch.from_numpy(real.patients), validation_patients=patients
+    )
+    mask: NDArray[np.bool_] = (in_pixels.mask | in_features.mask).cpu().numpy()
+    return mask
 
 
 def best_of_each_class(score: NDArray[np.float64], labels: NDArray[np.int64], share: float) -> NDArray[np.bool_]:

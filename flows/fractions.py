@@ -13,7 +13,9 @@ from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 
+from flows.configuration import Filter
 from flows.context import Context
 from flows.features import train_extractor
 from flows.filters import filter_synthetic
@@ -26,6 +28,8 @@ from pipeline.store import Artifact
 
 Training = tuple[str, int]
 """A GAN's name and seed."""
+Filtered = tuple[str, int, float, Filter]
+"""The same with the fraction of the training patients and the filter of the images."""
 
 
 @task(name="extractor of a fraction", tags=["extractor"], cache_policy=NO_CACHE)
@@ -62,16 +66,18 @@ def prepare_grounds(
     if 1.0 in settings.fractions:
         prepared[1.0] = (dataset, extractor)
         drawn |= {(gan, seed, 1.0): path for (gan, seed), path in synthetic.items()}
+    filtering: dict[Filtered, PrefectFuture[Path]] = {
+        (*key, kind): filter_synthetic.submit(context, *prepared[key[2]], path, kind)
+        for (key, path), kind in product(drawn.items(), settings.filters)
+        if kind != "none"
+    }
     chosen = settle(
-        {
-            (*key, kind): filter_synthetic.submit(context, *prepared[key[2]], path, kind)
-            for (key, path), kind in product(drawn.items(), settings.filters)
-            if kind != "none"
-        },
+        filtering,
         lambda key: f"filter {key[3]} of {key[0]} (seed {key[1]}, {percent(key[2])})",
         failures,
     )
-    chosen |= {(*key, "none"): path for key, path in drawn.items() if "none" in settings.filters}
+    if "none" in settings.filters:
+        chosen |= {(*key, "none"): path for key, path in drawn.items()}
     grounds = []
     for fraction in (one for one in settings.fractions if one in prepared):
         sets: dict[Drawn, Path] = {

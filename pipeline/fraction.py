@@ -101,9 +101,7 @@ def _write(whole: ScanDataset, fraction: float, seed: int, draft: Draft) -> None
         raise MedaugError(f"fraction {fraction:g}: no training scan of class {', '.join(absent)}; take a larger one")
     codes = np.ascontiguousarray(whole.codes[keep])
     np.save(draft.folder / IMAGES, codes)
-    write_index(
-        draft.folder, codes, whole.labels[keep].tolist(), splits[keep].tolist(), whole.patients[keep].tolist()
-    )
+    write_index(draft.folder, codes, whole.labels[keep].tolist(), splits[keep].tolist(), whole.patients[keep].tolist())
     if (whole.artifact.path / TABLE).is_file():
         pd.read_parquet(whole.artifact.path / TABLE)[keep].to_parquet(draft.folder / TABLE, index=False)
     meta: Mapping[str, Any] = whole.meta

@@ -1,5 +1,7 @@
 """Fractions of the training patients: nested, stratified, by whole patients; the rest stays."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ def test_fractions_are_nested_stratified_and_of_whole_patients(seed):
     patients = np.repeat(np.arange(200), rng.integers(1, 5, 200))
     labels = (patients % 4 == 0).astype(np.int64)  # 50 patients of class 1
     chosen = [nested_patients(labels, patients, fraction, seed) for fraction in (0.1, 0.25, 0.5, 1.0)]
-    for smaller, larger in zip(chosen, chosen[1:], strict=False):
+    for smaller, larger in itertools.pairwise(chosen):
         assert set(patients[smaller]) < set(patients[larger])
     assert chosen[-1].all()
     for mask, expected in zip(chosen, ((15, 5), (38, 12), (75, 25), (150, 50)), strict=True):
