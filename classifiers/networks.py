@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from monai.networks.nets import DenseNet, EfficientNetBN, ResNet, ViT
+from monai.utils import OptionalImportError
 from torch import nn
 
 from classifiers.config import ClassifierConfig
@@ -122,20 +123,25 @@ def _vit(config: ClassifierConfig, spec: ImageSpec) -> nn.Module:
         raise MedaugError(
             f"classifier {config.name}: patch {patch} does not divide images of {spec.height}x{spec.width}; set another"
         )
-    return VisionTransformer(
-        in_channels=spec.channels,
-        img_size=(spec.height, spec.width),
-        patch_size=patch,
-        hidden_size=width,
-        mlp_dim=4 * width,
-        num_layers=config.depth or 12,
-        num_heads=heads,
-        classification=True,
-        num_classes=len(spec.classes),
-        dropout_rate=config.dropout or 0.0,
-        spatial_dims=2,
-        post_activation="none",
-    )
+    try:
+        return VisionTransformer(
+            in_channels=spec.channels,
+            img_size=(spec.height, spec.width),
+            patch_size=patch,
+            hidden_size=width,
+            mlp_dim=4 * width,
+            num_layers=config.depth or 12,
+            num_heads=heads,
+            classification=True,
+            num_classes=len(spec.classes),
+            dropout_rate=config.dropout or 0.0,
+            spatial_dims=2,
+            post_activation="none",
+        )
+    except OptionalImportError:
+        raise MedaugError(
+            f"classifier {config.name}: MONAI's ViT needs the package einops; pip install einops"
+        ) from None
 
 
 def patch_side(config: ClassifierConfig, spec: ImageSpec) -> int:
@@ -203,7 +209,7 @@ def seed_dropout(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def stem_stride(config: ClassifierConfig, spec: ImageSpec) -> int:
-    """By how much a convolutional network's stem shrinks the image: as configured, or the most that leaves enough pixels.
+    """By how much a convolutional network's stem shrinks the image: as configured, or as far as enough pixels stay.
 
     Raises:
         MedaugError: less than one pixel would reach the last block.

@@ -14,7 +14,6 @@ from pipeline.config import apply_overrides, expand_preset, merge, read_yaml, va
 from pipeline.ingest import DataConfig
 from pipeline.records import MedaugError
 
-
 Filter = Literal["none", "copies", "confidence", "precision"]
 """Which of a generator's images an arm uses."""
 

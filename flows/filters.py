@@ -73,13 +73,10 @@ def copied(
     network: TrainedClassifier, real: ScanDataset, validation: ScanDataset, fake: ScanDataset
 ) -> NDArray[np.bool_]:
     """Which synthetic images copy a training image, in pixels or in features, [N]."""
-    images = [data.tensor() for data in (real, validation, fake)]
-    points = [features(network, each) for each in images]
-    patients = torch.from_numpy(validation.patients)
-    in_pixels = copies(*images, validation_patients=patients)
-    in_features = copies_in_features(
-        *points, train_patients=torch.from_numpy(real.patients), validation_patients=patients
-    )
+    train, held_out, drawn = (data.tensor() for data in (real, validation, fake))
+    in_pixels = copies(train, held_out, drawn, validation.patients)
+    points = [features(network, images) for images in (train, held_out, drawn)]
+    in_features = copies_in_features(points[0], points[1], points[2], real.patients, validation.patients)
     mask: NDArray[np.bool_] = (in_pixels.mask | in_features.mask).cpu().numpy()
     return mask
 
