@@ -18,6 +18,7 @@ from flows.classify import ROWS, Cell
 from flows.context import Context
 from flows.contrasts import contrast_name, evidence_rows
 from flows.devices import describe
+from flows.registration import register, registered
 from flows.synthesize import write_pictures
 from pipeline.dataset import ScanDataset
 from pipeline.records import GanSummary, ReportInput, ResultRow, read_rows
@@ -123,6 +124,17 @@ def experiment_warnings(context: Context, data: ScanDataset, outcomes: Sequence[
     return [*warnings, *data.meta.get("warnings", [])]
 
 
+def plan_warnings(plan: Artifact) -> list[str]:
+    """Whether endpoint and contrasts were chosen after figures were known."""
+    before = plan.meta["trained_before"]
+    if not before:
+        return []
+    return [
+        f"endpoint and contrasts were registered after {before} trainings on these data: they may have been chosen by "
+        "their results"
+    ]
+
+
 def versions() -> dict[str, str]:
     """Versions of what made the report."""
     names = ("medaug", "torch", "monai", "pydicom", "scikit-learn", "mlflow", "prefect")
@@ -153,6 +165,7 @@ def write_experiment_report(
             rows += read_rows(outcome.score / ROWS)
     for _, path in cells:
         rows += read_rows(path / ROWS)
+    plan = register(context, dataset)
     evidence = evidence_rows(cells, rows, config.classification, config.seed)
     rows += evidence
 
@@ -170,19 +183,24 @@ def write_experiment_report(
             real_samples=pictures,
             gans=tuple(gan_summary(outcome) for outcome in outcomes),
             rows=tuple(rows),
-            warnings=(*failures, *experiment_warnings(context, data, outcomes)),
+            warnings=(*failures, *plan_warnings(plan), *experiment_warnings(context, data, outcomes)),
             links={
                 "MLflow": f"mlflow ui --backend-store-uri {context.uri}",
                 "Artifacts": str(context.store.root),
                 **{f"Synthetic set of {o.gan} (seed {o.seed})": str(o.synthetic) for o in outcomes if o.synthetic},
             },
-            provenance={**provenance, "device": describe(), **versions()},
+            provenance={
+                "endpoint and contrasts registered": registered(plan),
+                **provenance,
+                "device": describe(),
+                **versions(),
+            },
         ),
         folder,
     )
     values: dict[str, float] = {}
     for row in (row for row in evidence if row.stage == "contrast"):
-        name = contrast_name(row)
+        name = contrast_name(row, row.metric, row.arm)
         values |= {name: row.value, f"{name}.low": row.low or 0.0, f"{name}.high": row.high or 0.0}
     context.parent.log(values, 0)
     context.parent.log_file(folder / "report.html")

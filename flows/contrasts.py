@@ -253,8 +253,14 @@ def _by_training(rows: Sequence[ResultRow]) -> Mapping[tuple[str, int], float]:
     return {training: float(np.mean(found)) for training, found in values.items()}
 
 
-def contrast_name(row: ResultRow) -> str:
-    """Under which name a contrast goes to MLflow: ``auroc.D-B.resnet.dcgan.x1``, with fraction and variant behind."""
+def contrast_name(row: ResultRow, metric: str, arms: str) -> str:
+    """Under which name a contrast goes to MLflow: ``auroc.D-B.resnet.dcgan.x1``, with fraction and variant behind.
+
+    Args:
+        row: says which arm D of which classifier it is about.
+        metric: the endpoint.
+        arms: "D-B" or "D-C".
+    """
     fraction = f".{row.fraction * 100:g}pct" if row.fraction is not None else ""
     variant = f".{row.variant}" if row.variant else ""
-    return f"{row.metric}.{row.arm}.{row.classifier}.{row.gan}.x{row.ratio:g}{fraction}{variant}"
+    return f"{metric}.{arms}.{row.classifier}.{row.gan}.x{row.ratio:g}{fraction}{variant}"

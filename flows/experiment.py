@@ -25,6 +25,7 @@ from flows.grid import check_enough_synthetic, grid
 from flows.ingest import ingest_scans
 from flows.preflight import check_disk, check_networks, check_output, check_services
 from flows.progress import say
+from flows.registration import register
 from flows.score import score_floor, score_synthetic
 from flows.settle import settle
 from flows.synthesize import draw_synthetic
@@ -108,6 +109,7 @@ def experiment(config: ExperimentConfig, until: Until = "report") -> State[Any]:
     check_disk(config, parameters, scans=sum(counts.values()))
     check_sizes(config, ingested)
     context = open_context(config, dataset)
+    register(context, ingested)  # before anything learns from these data
     try:
         return run_stages(context, ingested, until, before, started)
     except BaseException:
