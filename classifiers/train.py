@@ -87,7 +87,8 @@ def train_classifier(
         chosen = torch.from_numpy(order[step - 1]).to(place)
         batch = images[rows[chosen]]
         if arm.classical:
-            batch = apply_transforms(composed, batch) if composed else augment(batch, config.augmentation, draws)
+            # Never "if composed": Compose's length is that of a flattened copy, whose making seeds all transforms anew.
+            batch = augment(batch, config.augmentation, draws) if composed is None else apply_transforms(composed, batch)
         losses += _step(network, optimiser, batch, labels[chosen], config.precision)
         summed += 1
         cycle.step()

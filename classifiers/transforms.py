@@ -45,7 +45,8 @@ def build_transforms(transforms: Sequence[Transform], seed: int) -> Compose:
 
 def apply_transforms(composed: Compose, images: torch.Tensor) -> torch.Tensor:
     """Each image of a batch [N, C, H, W] with draws of its own; on the CPU, then back to the batch's device."""
-    moved = [convert_to_tensor(composed({KEY: image})[KEY], track_meta=False) for image in images.cpu()]
+    copies = images.cpu().clone()  # some of MONAI's transforms write into what they are given
+    moved = [convert_to_tensor(composed({KEY: image})[KEY], track_meta=False) for image in copies]
     return torch.stack(moved).to(images.device)
 
 
