@@ -137,8 +137,8 @@ def classification_metrics(
         "f1": lambda k: f1_score(y == k, p.argmax(axis=1) == k, zero_division=0.0),
     }
     remarks = {
-        "sensitivity_at_specificity": f"at a specificity of at least {fixed:g}",
-        "specificity_at_sensitivity": f"at a sensitivity of at least {fixed:g}",
+        "sensitivity_at_specificity": f"Fixed specificity: at least {fixed:g}",
+        "specificity_at_sensitivity": f"Fixed sensitivity: at least {fixed:g}",
     }
     rows = []
     for metric, function in by_class.items():

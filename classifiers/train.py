@@ -88,7 +88,9 @@ def train_classifier(
         batch = images[rows[chosen]]
         if arm.classical:
             # Never "if composed": Compose's length is that of a flattened copy, whose making seeds all transforms anew.
-            batch = augment(batch, config.augmentation, draws) if composed is None else apply_transforms(composed, batch)
+            batch = (
+                augment(batch, config.augmentation, draws) if composed is None else apply_transforms(composed, batch)
+            )
         losses += _step(network, optimiser, batch, labels[chosen], config.precision)
         summed += 1
         cycle.step()

@@ -116,21 +116,25 @@ def contrast_table(evidence: Evidence, found: Sequence[Comparison]) -> Table | N
     if not found:
         return None
     groups = []
-    for gan in dict.fromkeys(comparison.gan for comparison in found):
+    for gan, fraction in dict.fromkeys((comparison.gan, comparison.fraction) for comparison in found):
         known = evidence.gan(gan)
         colour = known.colour if known else ""
         lines = tuple(
-            Line(one.arms, _contrast_cells(one), comparison.name, colour)
+            Line(
+                one.arms,
+                _contrast_cells(one),
+                ", ".join(part for part in (comparison.dose, comparison.classifier) if part),
+                colour,
+            )
             for comparison in found
-            if comparison.gan == gan
+            if (comparison.gan, comparison.fraction) == (gan, fraction)
             for one in comparison.contrasts
         )
-        groups.append(Group(gan, lines))
+        groups.append(Group(", ".join(part for part in (gan, patients_of(fraction)) if part), lines))
     columns = (
         ("difference", f"{'below' if metric_of(evidence.endpoint).better == 'lower' else 'above'} 0 favours synthetic"),
         ("95 % interval", "over patients and runs"),
-        ("p", "uncorrected"),
-        ("Holm p", "over all contrasts"),
+        ("Holm p", "over all contrasts; p below"),
         ("test patients", "runs"),
         ("smallest gain", "that would have been shown"),
         ("verdict", ""),
@@ -148,9 +152,14 @@ def _contrast_cells(one: Contrast) -> tuple[Cell, ...]:
     return (
         Cell(number(row.value, 3, sign=True), (one.spread,) if one.spread else (), why="the difference is not finite"),
         Cell(interval(row.low, row.high, 3, sign=True) or MISSING, why="no interval was measured"),
-        Cell(probability(one.p), why="not in the row's note"),
-        Cell(probability(one.holm), why="not in the row's note"),
+        Cell(probability(one.holm), (probability(one.p),), why="not in the row's note"),
         Cell(count(row.n), (one.runs,) if one.runs else (), why="not recorded"),
-        Cell(number(one.smallest, 3), why="not measured"),
+        _smallest_cell(one.smallest),
         Cell(one.verdict, (one.why,), lead=one.verdict != UNCERTAIN),
     )
+
+
+def _smallest_cell(smallest: float | None) -> Cell:
+    if smallest is not None and smallest >= 1.0:
+        return Cell("none", ("could have been shown",))
+    return Cell(number(smallest, 3), why="not measured")

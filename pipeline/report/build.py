@@ -148,7 +148,7 @@ def report_facts(data: ReportInput) -> dict[str, Any]:
         "floor": {
             metric: _estimate(evidence.floor(*split_class(metric, evidence.classes))) for metric in _metrics(evidence)
         },
-        "verdicts": [_comparison(evidence, one) for one in found],
+        "verdicts": [_comparison(one) for one in found],
         "contrasts": [_contrast(one) for comparison in found for one in comparison.contrasts],
         "rows": [asdict(row) for row in data.rows],
         "dataset": {key: value for key, value in data.dataset.items() if "hash" not in str(key)},
@@ -196,7 +196,7 @@ def _gan(evidence: Evidence, name: str) -> dict[str, Any]:
     return {"gan": name, "status": gan.status, "trainings": trainings, "metrics": metrics}
 
 
-def _comparison(evidence: Evidence, one: Comparison) -> dict[str, Any]:
+def _comparison(one: Comparison) -> dict[str, Any]:
     return {
         "gan": one.gan,
         "gan_seed": one.gan_seed,
@@ -204,7 +204,7 @@ def _comparison(evidence: Evidence, one: Comparison) -> dict[str, Any]:
         "classifier": one.classifier,
         "fraction": one.fraction,
         "variant": one.variant,
-        "plain": sentence(evidence, one),
+        "plain": sentence(one),
         "verdict": one.verdict,
         "told": one.told,
     }

@@ -74,12 +74,8 @@ METRICS = {
         "specificity", "higher", "Share of the other classes' scans that are not taken for the class."
     ),
     "f1": Metric("F1", "higher", "Harmonic mean of precision and sensitivity, at the most probable class."),
-    "sensitivity_at_specificity": Metric(
-        "sensitivity at fixed specificity", "higher", "Read off the ROC curve of the test scans."
-    ),
-    "specificity_at_sensitivity": Metric(
-        "specificity at fixed sensitivity", "higher", "Read off the ROC curve of the test scans."
-    ),
+    "sensitivity_at_specificity": Metric("sens. at fixed spec.", "higher", "Read off the ROC curve of the test scans."),
+    "specificity_at_sensitivity": Metric("spec. at fixed sens.", "higher", "Read off the ROC curve of the test scans."),
     "brier": Metric("Brier score", "lower", "Mean squared error of the predicted probabilities."),
     "ece": Metric("ECE", "lower", "Expected calibration error: gap between stated and actual confidence."),
 }
