@@ -21,7 +21,7 @@ from flows.context import Context
 from flows.devices import workers
 from flows.features import train_extractor
 from flows.fractions import prepare_grounds
-from flows.grid import check_enough_synthetic, grid
+from flows.grid import check_classifiers, check_enough_synthetic, grid
 from flows.ingest import ingest_scans
 from flows.preflight import check_disk, check_networks, check_output, check_services
 from flows.progress import say
@@ -82,6 +82,7 @@ def check_sizes(config: ExperimentConfig, dataset: Path) -> None:
                 f"data: {len(data)} scans in {data.split}, expected at least {need}; add scans or change data.split"
             )
     check_enough_synthetic(config, train)
+    check_classifiers(config, train)
 
 
 @flow(name="medaug experiment", flow_run_name="{config.name}", task_runner=ThreadPoolTaskRunner(max_workers=workers()))  # type: ignore[arg-type]

@@ -8,9 +8,13 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from classifiers.arms import added_counts
 from classifiers.config import ClassifierConfig
+from classifiers.networks import build_network
+from classifiers.transforms import build_transforms
+from classifiers.weights import load_weights
 from flows.classify import Cell
 from flows.configuration import ExperimentConfig, Filter
 from pipeline.dataset import ScanDataset
@@ -60,6 +64,23 @@ def _cells(config: ExperimentConfig, ground: Ground, classifier: ClassifierConfi
                 yield Cell("D", classifier, seed, ratio, balance, gan, gan_seed, kind, path, fraction)
         if "E" in settings.arms and kind == "none":
             yield Cell("E", classifier, seed, None, "uniform", gan, gan_seed, kind, path, fraction)
+
+
+def check_classifiers(config: ExperimentConfig, train: ScanDataset) -> None:
+    """Every classifier can be built for these images, from its weights and with its transforms: found out beforehand.
+
+    Args:
+        config: the experiment.
+        train: the training split of the whole dataset.
+
+    Raises:
+        MedaugError: images too small, weights that do not fit, or transforms that MONAI refuses.
+    """
+    for classifier in (config.extractor, *config.classifiers):
+        network = build_network(classifier, train.spec, torch.Generator().manual_seed(0))
+        if classifier.weights is not None:
+            load_weights(network, classifier.weights)
+        build_transforms(classifier.augmentation.transforms, 0)
 
 
 def check_enough_synthetic(config: ExperimentConfig, train: ScanDataset) -> None:

@@ -110,17 +110,8 @@ def _series(evidence: Evidence, rows: Sequence[ResultRow], fractions: Sequence[f
 def worth_panels(evidence: Evidence) -> tuple[Panel, ...]:
     """For each classifier and fidelity metric the gain of each GAN training against its distance from real scans."""
     panels = []
-    gains = [row for row in evidence.data.rows if row.stage == "gain" and row.fraction is None]
-    gains = [row for row in gains if "filter" not in row.variant]
     for i, worth in enumerate(row for row in evidence.data.rows if row.stage == "worth"):
-        points: dict[str, list[tuple[float, float]]] = {}
-        for gan, seed in dict.fromkeys((row.gan, row.gan_seed) for row in gains):
-            mine = [
-                row.value for row in gains if (row.gan, row.gan_seed, row.classifier) == (gan, seed, worth.classifier)
-            ]
-            there = [row.value for row in evidence.scores.get((gan, worth.metric, ""), ()) if row.gan_seed == seed]
-            if mine and there:
-                points.setdefault(gan, []).append((sum(there) / len(there), sum(mine) / len(mine)))
+        points = trainings(evidence, worth)
         label = metric_of(worth.metric).label
         ends = interval(worth.low, worth.high, 2)
         rho = f"rank correlation {number(worth.value, 2)}" + (f" ({ends})" if ends else ", too few for an interval")
@@ -132,6 +123,24 @@ def worth_panels(evidence: Evidence) -> tuple[Panel, ...]:
     return tuple(panels)
 
 
+def trainings(evidence: Evidence, worth: ResultRow) -> dict[str, list[tuple[float, float]]]:
+    """For each GAN its trainings' (distance, gain), on all training patients and without a filter.
+
+    Args:
+        evidence: the rows.
+        worth: which metric and classifier.
+    """
+    plain = (row for row in evidence.data.rows if row.stage == "gain" and row.fraction is None)
+    gains = [row for row in plain if "filter" not in row.variant and row.classifier == worth.classifier]
+    points: dict[str, list[tuple[float, float]]] = {}
+    for gan, seed in dict.fromkeys((row.gan, row.gan_seed) for row in gains):
+        mine = [row.value for row in gains if (row.gan, row.gan_seed) == (gan, seed)]
+        there = [row.value for row in evidence.scores.get((gan, worth.metric, ""), ()) if row.gan_seed == seed]
+        if there:
+            points.setdefault(gan, []).append((sum(there) / len(there), sum(mine) / len(mine)))
+    return points
+
+
 def reliability_panels(evidence: Evidence) -> tuple[Panel, ...]:
     """For each classifier how often it is right at each stated confidence, for its arms on all training patients."""
     rows = [row for row in evidence.data.rows if row.stage == "detail" and row.fraction is None and not row.variant]
@@ -141,18 +150,20 @@ def reliability_panels(evidence: Evidence) -> tuple[Panel, ...]:
         series = []
         for j, key in enumerate(dict.fromkeys(arm_key(row) for row in mine if row.arm != "E")):
             own = [row for row in mine if arm_key(row) == key]
-            points = []
-            for bin_ in sorted({row.metric.split(".")[1] for row in own if row.metric.startswith("reliability.")}):
-                right, said = (_pooled(own, f"{kind}.{bin_}") for kind in ("reliability", "confidence"))
-                points.append((said, right))
             arm, gan, ratio = key[:3]
             name = " ".join(part for part in (arm, gan, f"×{ratio:g}" if gan and ratio else "") if part)
             colour = _colour(evidence, gan) if gan else ("", PALETTE[4], PALETTE[9])["ABC".index(arm)]
-            series.append(Dots(name, points, (), colour, joined=True, marker=j))
+            series.append(Dots(name, calibration(own), (), colour, joined=True, marker=j))
         told = f"Share of right answers over stated confidence, {classifier or 'classifier'}"
         svg = dots_figure(series, "stated confidence", "share right", f"reliable{i}", told, line="diagonal")
         panels.append(Panel(classifier or "classifier", svg, "On the diagonal, probabilities mean what they say."))
     return tuple(panels)
+
+
+def calibration(rows: Sequence[ResultRow]) -> list[tuple[float, float]]:
+    """(stated confidence, share right) of each bin over all seeds, each seed weighed by its scans there."""
+    bins = sorted({row.metric.split(".")[1] for row in rows if row.metric.startswith("reliability.")})
+    return [(_pooled(rows, f"confidence.{one}"), _pooled(rows, f"reliability.{one}")) for one in bins]
 
 
 def _pooled(rows: Sequence[ResultRow], metric: str) -> float:

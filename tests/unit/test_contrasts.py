@@ -23,7 +23,7 @@ from flows.contrasts import (
     load_runs,
     worth_rows,
 )
-from flows.grid import Ground, check_enough_synthetic, grid
+from flows.grid import Ground, check_classifiers, check_enough_synthetic, grid
 from flows.registration import plan_of, planned_contrasts, trained_on
 from pipeline.dataset import ScanDataset
 from pipeline.records import MedaugError, ResultRow
@@ -204,6 +204,31 @@ def test_too_few_synthetic_images_are_found_out_before_the_first_training(tmp_pa
     with pytest.raises(MedaugError, match="set at least 42"):  # 96 images level 30, 12 and 6 up to 48
         need(41, ratios=[2.0], balance="balance")
     need(2, arms=["A", "B", "C"])
+
+
+@pytest.mark.parametrize(
+    ("classifier", "message"),
+    [
+        ({"weights": "absent.pt"}, "weights absent.pt: no such file"),
+        ({"stem_stride": 4}, "expected at least 32 pixels a side"),
+        (
+            {
+                "augmentation": {
+                    "transforms": [{"name": "RandZoomd", "parameters": {"min_zoom": [1, 1], "max_zoom": [1]}}]
+                }
+            },
+            "refused by MONAI",
+        ),
+    ],
+)
+def test_classifiers_that_cannot_be_built_are_found_out_before_the_first_training(tmp_path, classifier, message):
+    train = ScanDataset(real_artifact(tmp_path).path, "train")
+    config = load_experiment(
+        QUICKSTART, ["classifiers=[resnet]", f"classifiers.0={json.dumps({'preset': 'resnet', **classifier})}"]
+    )
+    with pytest.raises(MedaugError, match=message):
+        check_classifiers(config, train)
+    check_classifiers(configured(), train)
 
 
 def test_the_plan_names_what_will_be_judged_and_changes_with_it(tmp_path):
