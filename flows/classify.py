@@ -137,7 +137,7 @@ def classify(context: Context, dataset: Path, cell: Cell) -> Path:
             ratio = 1.0 if cell.ratio is None else cell.ratio
             arm = build_arm(cell.arm, real, synthetic, ratio, cell.balance, seed=cell.seed)
             with (
-                training_device(context.config.device) as device,
+                training_device(context.config.device, small=True) as device,
                 progress_bar(f"classify {cell.title}", "steps") as progress,
             ):
                 trained = train_classifier(
