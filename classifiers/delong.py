@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
-from classifiers.evaluate import Predictions
+from classifiers.evaluate import Predictions, macro_auroc
 
 Floats = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ def delong(treatment: Sequence[Predictions], control: Sequence[Predictions]) -> 
     if len(np.unique(patients)) < len(patients) or np.bincount(labels)[np.unique(labels)].min() < 2:
         return None
     difference = _mean_components(treatment) - _mean_components(control)
-    value = float(np.mean([macro_auroc(run) for run in treatment]) - np.mean([macro_auroc(run) for run in control]))
+    value = _mean_auroc(treatment) - _mean_auroc(control)
     # Patients of different classes are independent draws: variances add up class by class.
     variance = sum(
         float(np.sum(labels == k)) * float(np.var(difference[labels == k], ddof=1)) for k in np.unique(labels)
@@ -53,26 +53,23 @@ def delong(treatment: Sequence[Predictions], control: Sequence[Predictions]) -> 
     return DeLong(value, se, p)
 
 
-def macro_auroc(run: Predictions) -> float:
-    """Mean one-against-rest AUROC over the classes among the labels."""
-    return float(
-        np.mean([_components(run.probabilities[:, k], run.labels == k)[1] for k in np.unique(run.labels)], axis=0)
-    )
+def _mean_auroc(runs: Sequence[Predictions]) -> float:
+    return float(np.mean([macro_auroc(run.labels, run.probabilities) for run in runs]))
 
 
 def _mean_components(runs: Sequence[Predictions]) -> Floats:
-    """What each scan adds to the runs' mean macro AUROC, centred nowhere: V10/m or V01/n, averaged, [N]."""
+    """What each scan adds to the runs' mean macro AUROC: V10/m or V01/n, averaged over runs and classes, [N]."""
     classes = np.unique(runs[0].labels)
-    shares = [_components(run.probabilities[:, k], run.labels == k)[0] for run in runs for k in classes]
+    shares = [_components(run.probabilities[:, k], run.labels == k) for run in runs for k in classes]
     mean: Floats = np.mean(shares, axis=0)
     return mean
 
 
-def _components(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, float]:
-    """V10(i)/m for positives and V01(j)/n for negatives, [N]; and the AUROC. By midranks (Sun and Xu 2014)."""
+def _components(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
+    """V10(i)/m for positives and V01(j)/n for negatives, [N], by midranks (Sun and Xu 2014)."""
     m, n = int(positive.sum()), int((~positive).sum())
     among_all = rankdata(scores)
     share = np.empty(len(scores))
     share[positive] = (among_all[positive] - rankdata(scores[positive])) / n / m
     share[~positive] = (1.0 - (among_all[~positive] - rankdata(scores[~positive])) / m) / n
-    return share, float(share[positive].sum())
+    return share

@@ -133,10 +133,10 @@ def contrast_table(evidence: Evidence, found: Sequence[Comparison]) -> Table | N
         groups.append(Group(", ".join(part for part in (gan, patients_of(fraction)) if part), lines))
     columns = (
         ("difference", f"{'below' if metric_of(evidence.endpoint).better == 'lower' else 'above'} 0 favours synthetic"),
-        ("95 % interval", "over patients and runs"),
-        ("Holm p", "over all contrasts; p below"),
+        ("95 % interval", "patients and runs"),
+        ("Holm p", "p below it"),
         ("test patients", "runs"),
-        ("smallest gain", "that would have been shown"),
+        ("smallest gain", "at 80 % power"),
         ("verdict", ""),
     )
     notes = (

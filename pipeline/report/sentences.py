@@ -38,7 +38,7 @@ def plain_words(evidence: Evidence, found: Sequence[Comparison]) -> tuple[str, .
 def sentence(one: Comparison) -> str:
     """One comparison: ``10 % of the training patients, dcgan's scans added …: cannot tell. +1.0 points against …``."""
     share = "All" if one.fraction is None else f"{one.fraction * 100:g} % of the"
-    dose = f" {one.ratio:g} for each real one" if one.ratio else ""
+    dose = f" {one.ratio:g} for each real scan" if one.ratio else ""
     variant = f" ({one.variant})" if one.variant else ""
     head = f"{share} training patients, {one.gan}'s scans added{dose}{variant}, {one.classifier or 'classifier'}"
     parts = [_change(contrast) for contrast in one.contrasts if finite(contrast.row.value) is not None]

@@ -55,12 +55,12 @@ def test_a_clinician_reads_what_happened_to_whom_and_by_how_much():
         "scan of a class ranks above a scan of another."
     )
     assert told[0] == (
-        "All training patients, dcgan's scans added 1 for each real one, resnet: helped. +3.0 points against classical "
+        "All training patients, dcgan's scans added 1 for each real scan, resnet: helped. +3.0 points against classical "
         "augmentation alone (95 % interval +1.0 to +5.0) and +4.0 points against as many repeated real scans (95 % "
         "interval +2.0 to +6.0)."
     )
     assert told[1].startswith(
-        "10 % of the training patients, dcgan's scans added 1 for each real one, resnet: harmed. −4"
+        "10 % of the training patients, dcgan's scans added 1 for each real scan, resnet: harmed. −4"
     )
     assert "(filter=copies), resnet: cannot tell." in told[2]
     assert told[2].endswith("A true change below 6.0 points would probably have been missed.")
@@ -210,7 +210,7 @@ def test_the_page_and_the_json_hold_it_all():
     rows = (*pair(0.03, 0.02), *pair(-0.04, 0.02, fraction=0.1), arm(0.9), arm(0.7, fraction=0.1))
     data = evidence(*rows).data
     page = render_html(data)
-    for text in ("How much real data there was", "scans added 1 for each real one", "smallest gain"):
+    for text in ("How much real data there was", "scans added 1 for each real scan", "smallest gain"):
         assert text in page
     facts = report_facts(data)
     assert [one["fraction"] for one in facts["verdicts"]] == [None, 0.1]
