@@ -55,9 +55,9 @@ def test_a_clinician_reads_what_happened_to_whom_and_by_how_much():
         "scan of a class ranks above a scan of another."
     )
     assert told[0] == (
-        "All training patients, dcgan's scans added 1 for each real scan, resnet: helped. +3.0 points against classical "
-        "augmentation alone (95 % interval +1.0 to +5.0) and +4.0 points against as many repeated real scans (95 % "
-        "interval +2.0 to +6.0)."
+        "All training patients, dcgan's scans added 1 for each real scan, resnet: helped. +3.0 points against "
+        "classical augmentation alone (95 % interval +1.0 to +5.0) and +4.0 points against as many repeated real scans "
+        "(95 % interval +2.0 to +6.0)."
     )
     assert told[1].startswith(
         "10 % of the training patients, dcgan's scans added 1 for each real scan, resnet: harmed. −4"
