@@ -217,6 +217,7 @@ def worth_rows(gains: Sequence[ResultRow], scores: Sequence[ResultRow]) -> list[
     """
     rows = []
     plain = [row for row in gains if row.fraction is None and "filter" not in row.variant]
+    scores = [row for row in scores if row.stage == "score"]
     metrics = dict.fromkeys(row.metric for row in scores if row.gan and is_fidelity(row.metric))
     for classifier, metric in product(dict.fromkeys(row.classifier for row in plain), metrics):
         mine = [row for row in plain if row.classifier == classifier]
