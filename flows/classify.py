@@ -114,9 +114,7 @@ def classify(context: Context, dataset: Path, cell: Cell) -> Path:
         "seed": cell.seed,
         "fixed": fixed,
     }
-    recipe = Recipe(
-        "classifier", cell.title.replace(", ", " ").replace(" ", "-"), inputs, settings, code_version(*CODE)
-    )
+    recipe = Recipe("classifier", cell.title.replace(" ", "-"), inputs, settings, code_version(*CODE))
     identity: dict[str, Any] = {
         "gan": cell.gan,
         "gan_seed": cell.gan_seed,

@@ -55,11 +55,11 @@ def evidence_rows(
 
 
 def identity(cell: Cell) -> ResultRow:
-    """An empty row that says which arm of which classifier it is about."""
+    """A row without a figure, that says which arm of which classifier it is about."""
     return ResultRow(
         "arm",
         "",
-        float("nan"),
+        0.0,
         gan=cell.gan,
         arm=cell.arm,
         ratio=cell.ratio,
@@ -73,8 +73,7 @@ def grouped(runs: Sequence[Run]) -> dict[ResultRow, list[Run]]:
     """The runs of each arm, which differ in their seeds alone."""
     groups: dict[ResultRow, list[Run]] = {}
     for run in runs:
-        # NaN is not equal to itself, so that rows would not meet as keys.
-        groups.setdefault(replace(identity(run.cell), value=0.0), []).append(run)
+        groups.setdefault(identity(run.cell), []).append(run)
     return dict(sorted(groups.items(), key=lambda group: _order(group[0])))
 
 

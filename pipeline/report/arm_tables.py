@@ -50,7 +50,19 @@ def _overall(evidence: Evidence, rows: Sequence[ResultRow], pooled: Pooled) -> T
     if sizes:
         notes[0] += f" Measured on {' to '.join(map(count, sorted({sizes[0], sizes[-1]})))} real test scans."
     notes += [f"{text}." for text in dict.fromkeys(row.note for row in rows if row.note)]
+    notes += _sampling(evidence, rows[0].classifier)
     return Table("Arm", columns_of(bases), (Group("", _lines(evidence, rows, bases, pooled)),), tuple(notes))
+
+
+def _sampling(evidence: Evidence, classifier: str) -> list[str]:
+    """How the classifier was shown its classes, as the configuration has it."""
+    configured = evidence.data.config.get("classifiers", ())
+    named = [one for one in configured if isinstance(one, Mapping) and one.get("name") == classifier]
+    texts = {
+        "balanced": "In training every class was drawn equally often.",
+        "natural": "In training every scan was drawn equally often, so that common classes weigh more.",
+    }
+    return [texts[one["sampling"]] for one in named if one.get("sampling") in texts]
 
 
 def _by_class(evidence: Evidence, rows: Sequence[ResultRow]) -> Table | None:

@@ -122,6 +122,18 @@ def test_the_arms_of_a_fraction_stand_in_lines_of_their_own():
     ]
 
 
+@pytest.mark.parametrize(
+    ("sampling", "told"), [("balanced", "every class was drawn"), ("natural", "every scan was drawn")]
+)
+def test_the_table_says_how_classes_were_drawn(sampling, told):
+    data = evidence(replace(arm(0.9), stage="classify")).data
+    known = Evidence(
+        replace(data, config={"classifiers": [{"name": "resnet", "sampling": sampling}, {"name": "other"}]})
+    )
+    ((_, table, _),) = classifier_tables(known)
+    assert told in " ".join(table.notes)
+
+
 def words(svg: object) -> str:
     return " ".join(re.findall(r">([^<>]+)</text>", str(svg)))
 
