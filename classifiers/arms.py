@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from classifiers.config import Balance
 from pipeline.codes import decode
 from pipeline.dataset import ScanDataset, refuse_test_images
 from pipeline.records import ImageSpec, MedaugError, ValueRange
 
 Arm = Literal["A", "B", "C", "D", "E"]
-Balance = Literal["uniform", "balance"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def build_arm(
 
     Raises:
         MedaugError: an unknown arm or balance, a ratio of 0 or less, data that is not a training split, or synthetic
-            data that is missing, too small, or differs in classes, size, channels or value range.
+            data that is missing, too small, differs in classes, size, channels or value range, or comes from a
+            generator that learnt from other training patients.
     """
     if arm not in get_args(Arm):
         raise MedaugError(f"arm {arm!r}: unknown, expected one of {', '.join(get_args(Arm))}")
@@ -180,7 +181,25 @@ def _refuse_misfit(arm: str, real: ScanDataset, synthetic: ScanDataset, wanted: 
                 "trained on this dataset"
             )
     refuse_test_images(real.meta, synthetic.hashes, where)
+    _refuse_leak(real, synthetic, where)
     available = np.bincount(synthetic.labels, minlength=len(ours.classes))
     for name, have, want in zip(ours.classes, available.tolist(), wanted.tolist(), strict=True):
         if have < want:
             raise MedaugError(f"{where} has {have} images of class {name}, expected at least {want}; synthesize more")
+
+
+def _refuse_leak(real: ScanDataset, synthetic: ScanDataset, where: str) -> None:
+    """Refuses images of a generator that learnt from other patients than this split's training patients.
+
+    Another split's training patients are partly this one's test patients; a larger fraction's are patients whom this
+    fraction's real arms never see.
+    """
+    source = synthetic.meta.get("dataset")
+    if source != real.artifact.digest:
+        told = (
+            f"from the training patients of dataset {source}" if source else "from training patients it does not name"
+        )
+        raise MedaugError(
+            f"{where} was made {told}, expected those of {real.artifact.path.name} ({real.artifact.digest}): other "
+            "patients would leak into training; synthesize from a generator trained on this dataset"
+        )

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, brier_score_loss, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    f1_score,
+    roc_auc_score,
+    roc_curve,
+)
 
 from classifiers.trained import TrainedClassifier, probabilities
 from pipeline.dataset import ScanDataset
@@ -81,21 +88,26 @@ def predict(classifier: TrainedClassifier, dataset: ScanDataset) -> Predictions:
 
 
 def classification_metrics(
-    predictions: Predictions, operating_point: Sequence[float] | None = None, stage: str = "classify"
+    predictions: Predictions,
+    operating_point: Sequence[float] | None = None,
+    stage: str = "classify",
+    fixed: float = 0.9,
 ) -> list[ResultRow]:
     """Discrimination, decisions and calibration.
 
     ``auroc``, ``auprc``, ``brier`` (one against rest for a class; over all, scikit-learn's, halved for two classes),
-    ``ece`` (Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3; 10 bins) and ``balanced_accuracy``
-    (the most probable class, no threshold) need no operating point. ``sensitivity`` and ``specificity`` of a class
-    count a scan as that class from its operating point on. Without a suffix ``auroc``, ``auprc``, ``sensitivity`` and
-    ``specificity`` are means over the classes; of two classes one's sensitivity is the other's specificity, so there
-    the figures by class are the ones to read.
+    ``ece`` (Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3; 10 bins), ``balanced_accuracy`` and
+    ``f1`` (the most probable class, no threshold) need no operating point. ``sensitivity`` and ``specificity`` of a
+    class count a scan as that class from its operating point on. ``sensitivity_at_specificity`` and its reverse are
+    read off the test scans' ROC curve, wherever the threshold lies there: a property of the curve, not of a decision.
+    Without a suffix figures by class are averaged; of two classes one's sensitivity is the other's specificity, so
+    there the figures by class are the ones to read.
 
     Args:
         predictions: of the test scans.
         operating_point: probability for each class [K]; 1/K where None.
         stage: of the rows.
+        fixed: the specificity (sensitivity) at which the other is read off.
 
     Returns:
         Rows with ``n`` scans. A class that the scans lack has none, and the means' note names it.
@@ -120,11 +132,19 @@ def classification_metrics(
         "auprc": lambda k: average_precision_score(y == k, p[:, k]),
         "sensitivity": lambda k: np.mean(p[y == k, k] >= cut[k]),
         "specificity": lambda k: np.mean(p[y != k, k] < cut[k]),
+        "sensitivity_at_specificity": lambda k: read_off(y == k, p[:, k], fixed)[0],
+        "specificity_at_sensitivity": lambda k: read_off(y == k, p[:, k], fixed)[1],
+        "f1": lambda k: f1_score(y == k, p.argmax(axis=1) == k, zero_division=0.0),
+    }
+    remarks = {
+        "sensitivity_at_specificity": f"Fixed specificity: at least {fixed:g}",
+        "specificity_at_sensitivity": f"Fixed sensitivity: at least {fixed:g}",
     }
     rows = []
     for metric, function in by_class.items():
         values = {k: float(function(k)) for k in present}
-        rows.append(row(metric, float(np.mean(list(values.values()))), note))
+        remark = "; ".join(text for text in (remarks.get(metric, ""), note) if text)
+        rows.append(row(metric, float(np.mean(list(values.values()))), remark))
         rows += [row(f"{metric}.{names[k]}", value) for k, value in values.items()]
     rows.append(row("balanced_accuracy", balanced_accuracy_score(y, p.argmax(axis=1)), note))
     rows.append(row("brier", brier_score_loss(y, p if len(names) > 2 else p[:, 1], labels=list(range(len(names))))))
@@ -132,6 +152,19 @@ def classification_metrics(
     rows.append(row("ece", expected_calibration_error(p.max(axis=1), p.argmax(axis=1) == y)))
     rows += [row(f"ece.{names[k]}", expected_calibration_error(p[:, k], y == k)) for k in present]
     return rows
+
+
+def read_off(positive: NDArray[np.bool_], scores: NDArray[np.float64], fixed: float) -> tuple[float, float]:
+    """The highest sensitivity at a specificity of at least ``fixed``, and the other way round.
+
+    Args:
+        positive: [N], both kinds present.
+        scores: [N].
+        fixed: 0 to 1.
+    """
+    false, true, _ = roc_curve(positive, scores, drop_intermediate=False)
+    # 1 - 0.1 is a little below 0.9
+    return float(true[1.0 - false >= fixed - 1e-9].max()), float(1.0 - false[true >= fixed - 1e-9].min())
 
 
 def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:

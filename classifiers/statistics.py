@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifiers.evaluate import Predictions
+from pipeline.fraction import patient_strata
 from pipeline.records import MedaugError
 
 Floats = NDArray[np.float64]
@@ -32,6 +33,7 @@ class Estimate:
         high: upper end.
         n_patients: patients resampled.
         seed_sd: standard deviation over the runs; None with one run.
+        patient_sd: standard deviation that the choice of the test patients alone gives the mean over runs.
     """
 
     value: float
@@ -39,6 +41,7 @@ class Estimate:
     high: float
     n_patients: int
     seed_sd: float | None
+    patient_sd: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Contrast:
         n_patients: patients resampled.
         seed_sd: standard deviation of the difference between one treatment run and one control run that comes from
             seeds alone, √(s²ₜ + s²_c); None where a side has one run.
+        se: standard error of ``value`` over patients and runs.
+        patient_se: standard error over patients alone.
     """
 
     value: float
@@ -61,6 +66,8 @@ class Contrast:
     p: float
     n_patients: int
     seed_sd: float | None
+    se: float = 0.0
+    patient_se: float = 0.0
 
 
 def contrast(
@@ -95,16 +102,16 @@ def contrast(
         raise MedaugError(f"contrast: {len(treatment)} treatment and {len(control)} control runs, expected one of each")
     figure = _figure(metric)
     _refuse_unpaired(both)
-    ones = np.ones((1, len(both[0].labels)))
-    observed_t, observed_c = ([float(figure(run, ones)[0]) for run in runs] for runs in (treatment, control))
+    observed_t, observed_c = ([endpoint_of(run, metric) for run in runs] for runs in (treatment, control))
     value = float(np.mean(observed_t) - np.mean(observed_c))
     drawn = []
     for weights in patient_weights(both[0].labels, both[0].patients, resamples, seed):
         means = [np.mean([figure(run, weights) for run in runs], axis=0) for runs in (treatment, control)]
         drawn.append(means[0] - means[1])
     units = [_units(observed_t, gan_seeds), observed_c]
+    over_patients = np.concatenate(drawn)
     # All figures lie in [0, 1], so a difference outside [-1, 1] is none.
-    differences = np.clip(np.concatenate(drawn) + _luck(units, resamples, seed), -1.0, 1.0)
+    differences = np.clip(over_patients + _luck(units, resamples, seed), -1.0, 1.0)
     low, high = np.quantile(differences, (LEVEL / 2, 1 - LEVEL / 2)).tolist()
     # Davison and Hinkley 1997, section 4.4: with the +1, no p-value is smaller than the resamples can tell.
     tail = min(int((differences <= 0.0).sum()), int((differences >= 0.0).sum()))
@@ -114,7 +121,8 @@ def contrast(
     seed_sd = None
     if len(treatment) > 1 and len(control) > 1:
         seed_sd = float(np.sqrt(np.var(observed_t, ddof=1) + np.var(observed_c, ddof=1)))
-    return Contrast(value, low, high, p, len(np.unique(both[0].patients)), seed_sd)
+    se, patient_se = float(differences.std(ddof=1)), float(over_patients.std(ddof=1))
+    return Contrast(value, low, high, p, len(np.unique(both[0].patients)), seed_sd, se, patient_se)
 
 
 def estimate(runs: Sequence[Predictions], metric: str = "auroc", resamples: int = 2000, seed: int = 0) -> Estimate:
@@ -127,7 +135,7 @@ def estimate(runs: Sequence[Predictions], metric: str = "auroc", resamples: int 
         raise MedaugError("estimate: no runs, expected at least one")
     figure = _figure(metric)
     _refuse_unpaired(runs)
-    observed = [float(figure(run, np.ones((1, len(run.labels))))[0]) for run in runs]
+    observed = [endpoint_of(run, metric) for run in runs]
     drawn = np.concatenate(
         [
             np.mean([figure(run, weights) for run in runs], axis=0)
@@ -136,7 +144,17 @@ def estimate(runs: Sequence[Predictions], metric: str = "auroc", resamples: int 
     )
     low, high = np.quantile(drawn, (LEVEL / 2, 1 - LEVEL / 2)).tolist()
     seed_sd = float(np.std(observed, ddof=1)) if len(runs) > 1 else None
-    return Estimate(float(np.mean(observed)), low, high, len(np.unique(runs[0].patients)), seed_sd)
+    patients = len(np.unique(runs[0].patients))
+    return Estimate(float(np.mean(observed)), low, high, patients, seed_sd, float(drawn.std(ddof=1)))
+
+
+def endpoint_of(run: Predictions, metric: str) -> float:
+    """One run's figure.
+
+    Raises:
+        MedaugError: an unknown metric.
+    """
+    return float(_figure(metric)(run, np.ones((1, len(run.labels))))[0])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -213,15 +231,12 @@ def patient_weights(
     Yields:
         float64 [R, N] blocks; the R add up to ``resamples``.
     """
-    unique, owner = np.unique(patients, return_inverse=True)
-    has = np.zeros((len(unique), int(labels.max()) + 1), bool)
-    has[owner, labels] = True
-    stratum = np.where(has, has.sum(axis=0), len(unique) + 1).argmin(axis=1)
+    stratum, owner = patient_strata(labels, patients)
     rng = np.random.default_rng(seed)
     block = max(1, CELLS // len(labels))
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
-        counts = np.zeros((rows, len(unique)))
+        counts = np.zeros((rows, len(stratum)))
         for k in np.unique(stratum):
             members = np.flatnonzero(stratum == k)
             counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=rows)

@@ -17,6 +17,8 @@ from classifiers.config import ClassifierConfig
 from classifiers.evaluate import macro_auroc, youden_point
 from classifiers.networks import build_network
 from classifiers.trained import TrainedClassifier, probabilities
+from classifiers.transforms import apply_transforms, build_transforms
+from classifiers.weights import load_weights
 from pipeline.dataset import ScanDataset
 from pipeline.device import autocast, choose_device
 from pipeline.records import LogFunction, MedaugError, Progress
@@ -56,6 +58,8 @@ def train_classifier(
     _check_validation(arm, validation)
     place = choose_device(device)
     network = build_network(config, arm.spec, torch.Generator().manual_seed(seed))
+    if config.weights is not None:
+        load_weights(network, config.weights)
     network.to(place)
     current = TrainedClassifier(network, config, arm.spec, arm.value_range, (), arm.arm, seed, 0, ())
     optimiser = torch.optim.AdamW(
@@ -68,6 +72,7 @@ def train_classifier(
     order = sampling_order(arm.labels, config.steps * config.batch, config.sampling, seed)
     order = order.reshape(config.steps, config.batch)
     draws = torch.Generator().manual_seed(seed)
+    composed = build_transforms(config.augmentation.transforms, seed) if config.augmentation.transforms else None
     images, labels = arm.images.to(place), torch.from_numpy(arm.labels).to(place)
     rows = torch.from_numpy(arm.rows).to(place)
     held_out = validation.tensor()
@@ -82,7 +87,10 @@ def train_classifier(
         chosen = torch.from_numpy(order[step - 1]).to(place)
         batch = images[rows[chosen]]
         if arm.classical:
-            batch = augment(batch, config.augmentation, draws)
+            # Never "if composed": Compose's length is that of a flattened copy, whose making seeds all transforms anew.
+            batch = (
+                augment(batch, config.augmentation, draws) if composed is None else apply_transforms(composed, batch)
+            )
         losses += _step(network, optimiser, batch, labels[chosen], config.precision)
         summed += 1
         cycle.step()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
 
-from classifiers.config import Augmentation, ClassifierConfig
+from classifiers.config import Augmentation, ClassifierConfig, Transform
 from classifiers.networks import build_network, penultimate
 from pipeline.device import choose_device
 from pipeline.records import ImageSpec, MedaugError, ValueRange
@@ -78,7 +78,9 @@ def load_classifier(folder: Path | str, device: str = "auto") -> TrainedClassifi
         described: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         weights = safetensors.torch.load_file(folder / WEIGHTS)
         config = dict(described["config"])
-        config["augmentation"] = Augmentation(**config["augmentation"])
+        augmentation = dict(config["augmentation"])
+        augmentation["transforms"] = tuple(Transform(**one) for one in augmentation["transforms"])
+        config["augmentation"] = Augmentation(**augmentation)
         for name in ("layers", "planes"):
             config[name] = None if config[name] is None else tuple(config[name])
         spec = dict(described["spec"])

@@ -8,19 +8,17 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from classifiers.evaluate import Predictions
-from classifiers.statistics import Contrast, contrast, estimate, holm
-from flows.classify import PREDICTIONS, ROWS, Cell
-from flows.configuration import ClassificationConfig
+from flows.classify import ROWS, Cell
 from flows.context import Context
+from flows.contrasts import contrast_name, evidence_rows
 from flows.devices import describe
+from flows.registration import register, registered
 from flows.synthesize import write_pictures
 from pipeline.dataset import ScanDataset
 from pipeline.records import GanSummary, ReportInput, ResultRow, read_rows
@@ -53,81 +51,6 @@ class Outcome:
     generator: Path | None = None
     synthetic: Path | None = None
     score: Path | None = None
-
-
-def contrast_rows(cells: Sequence[tuple[Cell, Path]], settings: ClassificationConfig, seed: int) -> list[ResultRow]:
-    """D−B and D−C for each classifier, GAN and ratio, over all seeds, under one Holm correction over all of them.
-
-    Args:
-        cells: finished cells with their classifier artifacts.
-        settings: endpoint and resamples.
-        seed: of the bootstrap.
-    """
-    treated = sorted({(c.classifier.name, c.gan, c.ratio) for c, _ in cells if c.arm == "D"}, key=str)
-    found: list[tuple[ResultRow, Contrast]] = []
-    for (classifier, gan, ratio), control_arm in product(treated, ("B", "C")):
-        wanted = (classifier, control_arm, ratio if control_arm == "C" else None)
-        treatment = [
-            (c, p) for c, p in cells if (c.classifier.name, c.arm, c.gan, c.ratio) == (classifier, "D", gan, ratio)
-        ]
-        control = [p for c, p in cells if (c.classifier.name, c.arm, c.ratio) == wanted]
-        if not control:
-            continue
-        result = contrast(
-            [Predictions.load(path / PREDICTIONS) for _, path in treatment],
-            [Predictions.load(path / PREDICTIONS) for path in control],
-            settings.endpoint,
-            settings.resamples,
-            seed,
-            gan_seeds=[cell.gan_seed for cell, _ in treatment],
-        )
-        row = ResultRow(
-            "contrast",
-            settings.endpoint,
-            result.value,
-            result.low,
-            result.high,
-            n=result.n_patients,
-            gan=gan,
-            arm=f"D-{control_arm}",
-            ratio=ratio,
-            classifier=classifier,
-        )
-        found.append((row, result))
-    adjusted = holm([result.p for _, result in found])
-    return [
-        replace(row, note=f"p={result.p:.3g}, Holm p={holm_p:.3g}{_spread(result.seed_sd)}")
-        for (row, result), holm_p in zip(found, adjusted, strict=True)
-    ]
-
-
-def arm_rows(cells: Sequence[tuple[Cell, Path]], settings: ClassificationConfig, seed: int) -> list[ResultRow]:
-    """The endpoint of each arm, over all its seeds, with its interval."""
-    rows = []
-    for arm, gan, ratio, classifier in sorted({(c.arm, c.gan, c.ratio, c.classifier.name) for c, _ in cells}, key=str):
-        wanted = (arm, gan, ratio, classifier)
-        runs = [p for c, p in cells if (c.arm, c.gan, c.ratio, c.classifier.name) == wanted]
-        found = estimate([Predictions.load(p / PREDICTIONS) for p in runs], settings.endpoint, settings.resamples, seed)
-        rows.append(
-            ResultRow(
-                "arm",
-                settings.endpoint,
-                found.value,
-                found.low,
-                found.high,
-                n=found.n_patients,
-                gan=gan,
-                arm=arm,
-                ratio=ratio,
-                classifier=classifier,
-                note=_spread(found.seed_sd).removeprefix(", "),
-            )
-        )
-    return rows
-
-
-def _spread(seed_sd: float | None) -> str:
-    return "" if seed_sd is None else f", SD over seeds {seed_sd:.3g}"
 
 
 def training_rows(outcomes: Sequence[Outcome]) -> list[ResultRow]:
@@ -201,6 +124,17 @@ def experiment_warnings(context: Context, data: ScanDataset, outcomes: Sequence[
     return [*warnings, *data.meta.get("warnings", [])]
 
 
+def plan_warnings(plan: Artifact) -> list[str]:
+    """Whether endpoint and contrasts were chosen after figures were known."""
+    before = plan.meta["trained_before"]
+    if not before:
+        return []
+    return [
+        f"endpoint and contrasts were registered after {before} trainings on these data: they may have been chosen by "
+        "their results"
+    ]
+
+
 def versions() -> dict[str, str]:
     """Versions of what made the report."""
     names = ("medaug", "torch", "monai", "pydicom", "scikit-learn", "mlflow", "prefect")
@@ -231,8 +165,9 @@ def write_experiment_report(
             rows += read_rows(outcome.score / ROWS)
     for _, path in cells:
         rows += read_rows(path / ROWS)
-    contrasts = contrast_rows(cells, config.classification, config.seed)
-    rows += [*arm_rows(cells, config.classification, config.seed), *contrasts]
+    plan = register(context, dataset)
+    evidence = evidence_rows(cells, rows, config.classification, config.seed)
+    rows += evidence
 
     folder = context.report_folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -248,19 +183,24 @@ def write_experiment_report(
             real_samples=pictures,
             gans=tuple(gan_summary(outcome) for outcome in outcomes),
             rows=tuple(rows),
-            warnings=(*failures, *experiment_warnings(context, data, outcomes)),
+            warnings=(*failures, *plan_warnings(plan), *experiment_warnings(context, data, outcomes)),
             links={
                 "MLflow": f"mlflow ui --backend-store-uri {context.uri}",
                 "Artifacts": str(context.store.root),
                 **{f"Synthetic set of {o.gan} (seed {o.seed})": str(o.synthetic) for o in outcomes if o.synthetic},
             },
-            provenance={**provenance, "device": describe(), **versions()},
+            provenance={
+                "endpoint and contrasts registered": registered(plan),
+                **provenance,
+                "device": describe(),
+                **versions(),
+            },
         ),
         folder,
     )
     values: dict[str, float] = {}
-    for row in contrasts:
-        name = f"{row.metric}.{row.arm}.{row.classifier}.{row.gan}.x{row.ratio:g}"
+    for row in (row for row in evidence if row.stage == "contrast"):
+        name = contrast_name(row, row.metric, row.arm)
         values |= {name: row.value, f"{name}.low": row.low or 0.0, f"{name}.high": row.high or 0.0}
     context.parent.log(values, 0)
     context.parent.log_file(folder / "report.html")

@@ -8,12 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from classifiers.config import ClassifierConfig
+from classifiers.config import Balance, ClassifierConfig
 from medgan.config import GanConfig
 from medgan.extractors import ExtractorConfig
 from pipeline.config import apply_overrides, expand_preset, merge, read_yaml, validate
 from pipeline.ingest import DataConfig
 from pipeline.records import MedaugError
+
+Filter = Literal["none", "copies", "confidence", "precision"]
+"""Which of a generator's images an arm uses."""
 
 
 class Frozen(BaseModel):
@@ -35,21 +38,39 @@ class SynthesisConfig(Frozen):
 
 
 class ClassificationConfig(Frozen):
-    """The comparison of training sets.
+    """The comparison of training sets, laid down before the first training.
 
     Attributes:
         arms: which of PROTOCOL's arms are trained.
         ratios: synthetic to real training images, for arms C and D.
+        balance: how arms C, D and E spread what they add over the classes: "uniform" in proportion, "balance" to the
+            rarest classes first; both may stand in a list.
+        filters: which of the synthetic images arm D uses: "none" takes all; "copies" leaves out copies of training
+            images; "confidence" keeps those that a classifier of the real training patients is surest of; "precision"
+            keeps those that lie deepest among the real ones in feature space. Each is an arm of its own.
+        keep: share of each class that "confidence" and "precision" keep.
+        fractions: of the training patients. Below 1, extractor, GANs and classifiers learn from that fraction alone.
         seeds: classifier seeds; each arm is trained once per seed.
         endpoint: the one primary metric, named before the run.
+        fixed: specificity at which sensitivity is read off, and the other way round.
         resamples: bootstrap resamples over patients.
     """
 
     arms: tuple[Literal["A", "B", "C", "D", "E"], ...] = ("A", "B", "C", "D")
     ratios: tuple[float, ...] = (1.0,)
+    balance: tuple[Balance, ...] = ("uniform",)
+    filters: tuple[Filter, ...] = ("none",)
+    keep: float = Field(default=0.5, gt=0, lt=1)
+    fractions: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0, 1)
     endpoint: Literal["auroc", "auprc", "balanced_accuracy"] = "auroc"
+    fixed: float = Field(default=0.9, gt=0, lt=1)
     resamples: int = Field(default=2000, ge=2000)
+
+    @field_validator("balance", "filters", mode="before")
+    @classmethod
+    def _one_will_do(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("ratios")
     @classmethod
@@ -58,13 +79,29 @@ class ClassificationConfig(Frozen):
             raise ValueError("ratios must lie above 0 and at most at 10 (1 doubles the training images)")
         return ratios
 
+    @field_validator("fractions")
+    @classmethod
+    def _parts(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        if not fractions or any(not 0 < fraction <= 1 for fraction in fractions):
+            raise ValueError("fractions of the training patients must lie above 0 and at most at 1 (1 takes all)")
+        return fractions
+
     @model_validator(mode="after")
     def _contrasts_need_controls(self) -> ClassificationConfig:
-        if not self.seeds:
-            raise ValueError("seeds: at least one classifier seed is needed")
+        for name in ("arms", "ratios", "balance", "filters", "fractions", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"{name}: at least one is needed")
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: {list(values)} names one twice")
         if "D" in self.arms and not {"B", "C"} <= set(self.arms):
             raise ValueError("arm D without B and C has nothing to be compared with; add them to arms")
         return self
+
+    @property
+    def needs_gan(self) -> bool:
+        """Whether an arm uses synthetic images."""
+        return bool({"D", "E"} & set(self.arms))
 
 
 class TrackingConfig(Frozen):
@@ -127,6 +164,9 @@ class ExperimentConfig(Frozen):
                 raise ValueError(f"{kind}: {', '.join(twice)} is there twice; give each entry its own name")
         if self.gans and not self.gan_seeds:
             raise ValueError("gan_seeds: at least one seed is needed")
+        if self.classifiers and self.classification.needs_gan and not self.gans:
+            arms = ", ".join(arm for arm in self.classification.arms if arm in "DE")
+            raise ValueError(f"classification.arms: {arms} need synthetic images; name a GAN under gans, or leave out")
         return self
 
 

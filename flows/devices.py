@@ -1,4 +1,8 @@
-"""How many tasks run at once and on what: one training a GPU; on a CPU several, each with a share of the cores."""
+"""How many tasks run at once and on what.
+
+A GAN has a GPU to itself; of the many short trainings of classifiers several share one, since none of them fills it. On
+a CPU several tasks run side by side, each with a share of the cores.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,23 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
 POLL_SECONDS = 1.0
+SHARES = 4
+"""Small trainings at once on a GPU."""
 CPU_WORKERS = 4
 """On a CPU small networks gain little from a second thread, and lose much where the cores are shared with other work
 (each small operation waits for the slowest thread), so that several trainings of few threads each are faster."""
 
 
 def workers() -> int:
-    """Tasks at once: one for each GPU, else up to four on the CPU."""
-    return torch.cuda.device_count() or min(CPU_WORKERS, _cores())
+    """Tasks at once: as many as the GPUs have shares, else up to four on the CPU."""
+    return torch.cuda.device_count() * SHARES or min(CPU_WORKERS, _cores())
 
 
 def share_cores() -> None:
@@ -40,13 +46,14 @@ def _cores() -> int:
 
 
 @contextmanager
-def training_device(configured: str) -> Iterator[str]:
-    """A device that no other training of this user on this machine holds.
+def training_device(configured: str, small: bool = False) -> Iterator[str]:
+    """A device, or a share of one, that no other training of this user on this machine holds.
 
-    The lock is a file lock, which the operating system releases when its process is killed. The CPU is not locked.
+    Each share is a file lock, which the operating system releases when its process is killed. The CPU is not locked.
 
     Args:
         configured: "auto", "cpu", "cuda" or "cuda:N".
+        small: whether a share of a GPU will do; else all its shares are taken.
 
     Yields:
         "cpu" or "cuda:N".
@@ -56,17 +63,25 @@ def training_device(configured: str) -> Iterator[str]:
         yield "cpu"
         return
     wanted = [int(configured.partition(":")[2])] if ":" in configured else list(range(count))
-    folder = Path(tempfile.gettempdir())
+    # First shares of all GPUs before second ones, so that small trainings spread.
+    choices = [[(gpu, share)] for share in range(SHARES) for gpu in wanted]
+    if not small:
+        choices = [[(gpu, share) for share in range(SHARES)] for gpu in wanted]
     while True:
-        for index in wanted:
-            lock = FileLock(folder / f"medaug-{getpass.getuser()}-cuda{index}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            try:
-                yield f"cuda:{index}"
-            finally:
-                lock.release()
-            return
+        for choice in choices:
+            with ExitStack() as held:
+                if all(_taken(gpu, share, held) for gpu, share in choice):
+                    yield f"cuda:{choice[0][0]}"
+                    return
         time.sleep(POLL_SECONDS)
+
+
+def _taken(gpu: int, share: int, held: ExitStack) -> bool:
+    """Takes a share of a GPU, to be given back with the stack; False where another training has it."""
+    lock = FileLock(Path(tempfile.gettempdir()) / f"medaug-{getpass.getuser()}-cuda{gpu}-{share}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    held.callback(lock.release)
+    return True

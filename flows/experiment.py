@@ -3,26 +3,25 @@
 # No postponed annotations here: a scheduled run gets the flow by pickle, which would leave their names behind.
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import numpy as np
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from classifiers.arms import added_counts
-from flows.classify import Cell, classify
+from flows.classify import classify
 from flows.compare import Outcome, comparison_table, write_experiment_report
 from flows.configuration import ExperimentConfig
-from flows.context import Context, one_line
+from flows.context import Context
 from flows.devices import workers
 from flows.features import train_extractor
+from flows.fractions import prepare_grounds
+from flows.grid import check_classifiers, check_enough_synthetic, grid
 from flows.ingest import ingest_scans
 from flows.models import register_generators
 from flows.preflight import (
@@ -35,7 +34,9 @@ from flows.preflight import (
     check_services,
 )
 from flows.progress import say
+from flows.registration import register
 from flows.score import score_floor, score_synthetic
+from flows.settle import settle
 from flows.synthesize import draw_synthetic
 from flows.tracking import tracking_uri
 from flows.train_gan import train_gan
@@ -43,7 +44,6 @@ from pipeline.dataset import ScanDataset
 from pipeline.records import MedaugError
 from pipeline.store import Artifact, canonical_json
 
-K = TypeVar("K")
 Training = tuple[str, int]
 """A GAN's name and seed."""
 Until = Literal["ingest", "train", "synthesize", "score", "classify", "report"]
@@ -92,53 +92,8 @@ def check_sizes(config: ExperimentConfig, dataset: Path) -> None:
             raise MedaugError(
                 f"data: {len(data)} scans in {data.split}, expected at least {need}; add scans or change data.split"
             )
-    counts = np.bincount(train.labels, minlength=len(train.spec.classes))
-    settings = config.classification
-    ratios = [*(settings.ratios if "D" in settings.arms else ()), *((1.0,) if "E" in settings.arms else ())]
-    need = max((int(added_counts(counts, ratio, "uniform").max()) for ratio in ratios), default=0)
-    if config.classifiers and need > config.synthesis.per_class:
-        raise MedaugError(
-            f"synthesis.per_class: {config.synthesis.per_class} images of each class are too few for the arms of "
-            f"{len(train)} training scans; set at least {need}"
-        )
-
-
-def settle(futures: Mapping[K, PrefectFuture[Path]], what: Callable[[K], str], failures: list[str]) -> dict[K, Path]:
-    """Waits for all; a failed one becomes a line in ``failures`` and takes no other along.
-
-    Args:
-        futures: submitted tasks by key.
-        what: names a key for people.
-        failures: gets one line for each failure.
-
-    Returns:
-        The results of those that succeeded.
-    """
-    results = {}
-    for key, future in futures.items():
-        future.wait()
-        if future.state.is_completed():
-            results[key] = future.result()
-        else:
-            error = future.state.result(raise_on_failure=False)
-            reason = one_line(error) if isinstance(error, BaseException) else str(future.state.message)
-            failures.append(f"{what(key)} failed: {reason}")
-            say(failures[-1])
-    return results
-
-
-def grid(config: ExperimentConfig, synthetic: Mapping[Training, Path]) -> list[Cell]:
-    """All cells whose synthetic set is there, real-only ones first."""
-    settings = config.classification
-    cells = []
-    for classifier, seed in product(config.classifiers, settings.seeds):
-        cells += [Cell(arm, classifier, seed) for arm in settings.arms if arm in ("A", "B")]
-        cells += [Cell("C", classifier, seed, ratio) for ratio in settings.ratios if "C" in settings.arms]
-        for (gan, gan_seed), path in synthetic.items():
-            drawn = (gan, gan_seed, path)
-            cells += [Cell("D", classifier, seed, ratio, *drawn) for ratio in settings.ratios if "D" in settings.arms]
-            cells += [Cell("E", classifier, seed, None, *drawn)] if "E" in settings.arms else []
-    return cells
+    check_enough_synthetic(config, train)
+    check_classifiers(config, train)
 
 
 @flow(name="medaug experiment", flow_run_name="{config.name}", task_runner=ThreadPoolTaskRunner(max_workers=workers()))  # type: ignore[arg-type]
@@ -167,6 +122,7 @@ def experiment(config: ExperimentConfig, until: Until = "report") -> State[Any]:
     check_disk(config, parameters, scans=sum(counts.values()))
     check_sizes(config, ingested)
     context = open_context(config, dataset)
+    register(context, ingested)  # before anything learns from these data
     try:
         return run_stages(context, ingested, until, before, started)
     except BaseException:
@@ -212,8 +168,9 @@ def run_stages(context: Context, ingested: Path, until: Until, before: int, star
             failures,
         )
     if wanted >= STAGES.index("classify"):
+        grounds = prepare_grounds(context, ingested, extractor, synthetic, failures)
         cells = settle(
-            {cell: classify.submit(context, ingested, cell) for cell in grid(config, synthetic)},
+            {cell: classify.submit(context, dataset, cell) for dataset, cell in grid(config, grounds)},
             lambda cell: f"classifier {cell.title}",
             failures,
         )

@@ -52,7 +52,8 @@ def check_disk(config: ExperimentConfig, parameters: int, scans: int = 0) -> Non
     """
     height, width = config.data.size
     image = height * width * config.data.channels * 2
-    trainings = len(config.gans) * len(config.gan_seeds)
+    parts = sum(fraction < 1.0 for fraction in config.classification.fractions)  # each trains every GAN anew
+    trainings = len(config.gans) * len(config.gan_seeds) * (1 + parts)
     training = parameters * BYTES_PER_PARAMETER * (TRAINING_STATES + trainings * 2)
     images = image * (scans + trainings * config.synthesis.per_class * 16)
     need = int(1.2 * (training + images)) + 200 * 2**20

@@ -23,18 +23,32 @@ def report_tables(report: Mapping[str, Any]) -> str:
     if len(score):
         table = score.pivot_table(index=["gan", "gan_seed"], columns="metric", values="value")
         parts.append("Fidelity to the real training images\n" + _text(table.reindex(columns=list(FIDELITY))))
-    arms = rows[(rows["stage"] == "classify") & rows["metric"].isin(CLASSIFIER)].fillna({"ratio": 0})
+    arms = rows[(rows["stage"] == "classify") & rows["metric"].isin(CLASSIFIER)].fillna({"ratio": 0, "fraction": 1})
     if len(arms):
-        table = arms.pivot_table(index=["classifier", "arm", "gan", "ratio"], columns="metric", values="value")
+        index = ["classifier", "fraction", "arm", "gan", "ratio", "variant"]
+        table = arms.pivot_table(index=index, columns="metric", values="value")
         parts.append(
             "Classifiers on the test patients, mean over seeds\n" + _text(table.reindex(columns=list(CLASSIFIER)))
         )
     contrasts = rows[rows["stage"] == "contrast"]
     if len(contrasts):
-        columns = ["classifier", "gan", "ratio", "arm", "metric", "value", "low", "high", "n", "note"]
+        columns = [
+            "classifier",
+            "fraction",
+            "gan",
+            "ratio",
+            "variant",
+            "arm",
+            "metric",
+            "value",
+            "low",
+            "high",
+            "n",
+            "note",
+        ]
         parts.append(
             "Contrasts over patients, 95 % intervals\n"
-            + contrasts[columns].to_string(index=False, float_format="{:.3f}".format)
+            + contrasts.fillna({"fraction": 1})[columns].to_string(index=False, float_format="{:.3f}".format)
         )
     return "\n\n".join(parts) or "no rows"
 

@@ -34,6 +34,7 @@ from pipeline.scans import Rules
 from pipeline.sources import Source, SourceConfig, open_source
 from pipeline.splits import SplitConfig, class_shares, describe_split, join_groups, prefer_copy, split_by
 from pipeline.store import Artifact, Draft, Recipe, Store, code_version
+from pipeline.subgroups import Kept, subgroup_columns
 from pipeline.workers import Bounds, Workers, default_workers
 
 CODE = (
@@ -58,6 +59,7 @@ CODE = (
     "pipeline.separation",
     "pipeline.sources",
     "pipeline.splits",
+    "pipeline.subgroups",
     "pipeline.workers",
 )
 """Modules whose code decides what a dataset artifact holds."""
@@ -97,6 +99,9 @@ class DataConfig(BaseModel):
     colour: Literal["set_aside", "grey"] = Field(default="set_aside", description="what becomes of colour images")
     burned_in: Literal["set_aside", "keep"] = Field(
         default="set_aside", description="DICOM images with burned-in annotation, which may name the patient"
+    )
+    keep: tuple[Kept, ...] = Field(
+        default=(), description="sex, age_band, manufacturer: groups by which figures are told apart; patient data"
     )
     reading: ReadingConfig = ReadingConfig()
     split: SplitConfig = SplitConfig()
@@ -212,7 +217,8 @@ def _assemble(config: DataConfig, found: Collected, spools: Path, draft: Draft) 
     codes = _copy_frames(config, kept, spools, draft.folder / IMAGES)
     patients = groups  # what shares a study or a slice is one patient in every figure
     write_index(draft.folder, codes, labels.tolist(), splits.tolist(), patients.tolist())
-    audits = audit_headers(fields_table(np.array(found.fields, object)[stays], kept), labels, patients)
+    fields = fields_table(np.array(found.fields, object)[stays], kept)
+    audits = audit_headers(fields, labels, patients)
     near = look_for_pairs(codes, patients, splits)
     table = fates(found, slices, stays, conflicting)
     tally, quarantine = reckon(table, int(stays.sum()))
@@ -242,7 +248,8 @@ def _assemble(config: DataConfig, found: Collected, spools: Path, draft: Draft) 
         near_duplicates=asdict(near),
     )
     unwanted = ["class", "group", "copies", "instance", "spool", "position", "highest"]
-    kept.drop(columns=unwanted).to_parquet(draft.folder / "slices.parquet", index=False)
+    groups_kept = subgroup_columns(fields, config.keep).set_index(kept.index)
+    kept.drop(columns=unwanted).join(groups_kept).to_parquet(draft.folder / "slices.parquet", index=False)
     return table
 
 

@@ -91,7 +91,9 @@ class ResultRow:
     """One metric of one cell of an experiment (tidy data: one value a row).
 
     Attributes:
-        stage: "train", "score", "classify", "arm" or "contrast".
+        stage: "train", "score", "classify" (one classifier), "detail" (its confusion matrix and calibration curve),
+            "subgroup", "arm" (over all seeds), "contrast", "power", "variance", "gain" (one training's) or "worth"
+            (fidelity against gain).
         metric: a name of the project's list, e.g. ``kid.domain``, ``auroc``; a class is a suffix
             (``fid.domain.contrast``).
         value: the figure.
@@ -106,6 +108,8 @@ class ResultRow:
         ratio: synthetic to real images of the arm, or None.
         classifier: classifier preset name, or "".
         classifier_seed: the classifier's seed, or None.
+        fraction: of the training patients that GAN and classifier learnt from; None for all of them.
+        variant: what sets an arm apart beside its ratio, e.g. "balanced, filter=copies"; "" for the plain one.
         note: what a reader must know to read the figure, e.g. "real against real, half split".
     """
 
@@ -123,6 +127,8 @@ class ResultRow:
     ratio: float | None = None
     classifier: str = ""
     classifier_seed: int | None = None
+    fraction: float | None = None
+    variant: str = ""
     note: str = ""
 
 

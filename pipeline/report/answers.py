@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline.report.contrasts import CANNOT_TELL, HARMED, HELPED, Comparison
 from pipeline.report.estimates import Estimate, Evidence, Gan
 from pipeline.report.numbers import decimals, finite, interval, many, number, probability
+from pipeline.report.sentences import plain_words
 from pipeline.report.words import metric_of, metric_order
 
 LISTED = 12
@@ -23,11 +24,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, its answer in one sentence, and the figures behind it."""
+    """A question, its answer in one sentence, the figures behind it, and the same for those who read no figures."""
 
     question: str
     short: str
     points: tuple[Point, ...]
+    plain: tuple[str, ...] = ()
 
     @property
     def by_gan(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -66,7 +68,7 @@ def _did_it_help(evidence: Evidence, found: tuple[Comparison, ...]) -> Answer:
         parts.append(f"cannot tell in {len(tally[CANNOT_TELL])}")
     n = f" ({patients(found)})" if patients(found) else ""
     points = tuple(point for gan in evidence.gans for point in _usefulness(evidence, gan, found))
-    return Answer(question, "; ".join(parts) + n + ".", points)
+    return Answer(question, "; ".join(parts) + n + ".", points, plain_words(evidence, found))
 
 
 def _usefulness(evidence: Evidence, gan: Gan, found: tuple[Comparison, ...]) -> list[Point]:

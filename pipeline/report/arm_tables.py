@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 
 from pipeline.records import ResultRow
-from pipeline.report.contrasts import UNCERTAIN, Comparison, Contrast
+from pipeline.report.contrasts import UNCERTAIN, Comparison, Contrast, patients_of
 from pipeline.report.estimates import Evidence, estimate
 from pipeline.report.numbers import MISSING, count, finite, interval, many, number, probability
 from pipeline.report.tables import Cell, Group, Line, Table, columns_of, figure_cell
 from pipeline.report.words import metric_of, metric_order, split_class
 
-ArmKey = tuple[str, str, float | None]
+ArmKey = tuple[str, str, float | None, float | None, str]
+"""Arm, GAN, ratio, fraction, variant."""
 Pooled = Mapping[tuple[ArmKey, str], ResultRow]
 """Rows of stage "arm": (arm, metric) → the figure over all runs, with an interval over patients."""
 
@@ -24,7 +25,7 @@ def classifier_tables(evidence: Evidence) -> tuple[tuple[str, Table, Table | Non
     for classifier in dict.fromkeys(row.classifier for row in rows):
         mine = [row for row in rows if row.classifier == classifier]
         pooled = {
-            ((row.arm, row.gan, row.ratio), row.metric): row
+            (arm_key(row), row.metric): row
             for row in evidence.data.rows
             if row.stage == "arm" and row.classifier == classifier and finite(row.value) is not None
         }
@@ -42,14 +43,26 @@ def _overall(evidence: Evidence, rows: Sequence[ResultRow], pooled: Pooled) -> T
         of = f" ({' to '.join(map(count, sorted({patients[0], patients[-1]})))} test patients)" if patients else ""
         labels = ", ".join(metric_of(metric).label for metric in told)
         notes[0] += f" Below {labels} its 95 % interval over patients{of}, for the mean of these runs."
-    if any(row.low is not None and ((row.arm, row.gan, row.ratio), row.metric) not in pooled for row in rows):
+    if any(row.low is not None and (arm_key(row), row.metric) not in pooled for row in rows):
         where = "Below other figures" if told else "Below it"
         notes[0] += f" {where} the 95 % interval over test cases, from the lowest to the highest end over seeds."
     sizes = sorted({row.n for row in rows if row.n is not None})
     if sizes:
         notes[0] += f" Measured on {' to '.join(map(count, sorted({sizes[0], sizes[-1]})))} real test scans."
     notes += [f"{text}." for text in dict.fromkeys(row.note for row in rows if row.note)]
+    notes += _sampling(evidence, rows[0].classifier)
     return Table("Arm", columns_of(bases), (Group("", _lines(evidence, rows, bases, pooled)),), tuple(notes))
+
+
+def _sampling(evidence: Evidence, classifier: str) -> list[str]:
+    """How the classifier was shown its classes, as the configuration has it."""
+    configured = evidence.data.config.get("classifiers", ())
+    named = [one for one in configured if isinstance(one, Mapping) and one.get("name") == classifier]
+    texts = {
+        "balanced": "In training every class was drawn equally often.",
+        "natural": "In training every scan was drawn equally often, so that common classes weigh more.",
+    }
+    return [texts[one["sampling"]] for one in named if one.get("sampling") in texts]
 
 
 def _by_class(evidence: Evidence, rows: Sequence[ResultRow]) -> Table | None:
@@ -69,15 +82,16 @@ def _by_class(evidence: Evidence, rows: Sequence[ResultRow]) -> Table | None:
 def _lines(evidence: Evidence, rows: Sequence[ResultRow], metrics: Sequence[str], pooled: Pooled) -> tuple[Line, ...]:
     names = [gan.name for gan in evidence.gans]
 
-    def order(arm: ArmKey) -> tuple[str, int, float]:
-        return arm[0], names.index(arm[1]) if arm[1] in names else -1, arm[2] or 0.0
+    def order(key: ArmKey) -> tuple[float, str, int, float, str]:
+        arm, gan, ratio, fraction, variant = key
+        return fraction or 1.0, arm, names.index(gan) if gan in names else -1, ratio or 0.0, variant
 
     lines = []
-    for key in sorted({(row.arm, row.gan, row.ratio) for row in rows}, key=order):
-        arm, gan, ratio = key
-        mine = [row for row in rows if (row.arm, row.gan, row.ratio) == key]
+    for key in sorted({arm_key(row) for row in rows}, key=order):
+        arm, gan = key[:2]
+        mine = [row for row in rows if arm_key(row) == key]
         seeds = len({(row.gan_seed, row.classifier_seed) for row in mine})
-        note = ", ".join(([f"ratio {ratio:g}"] if ratio is not None else []) + [many(seeds, "seed")])
+        note = ", ".join([*dose_of(key), many(seeds, "seed")])
         cells = []
         for metric in metrics:
             found = [row for row in mine if row.metric == metric]
@@ -88,6 +102,17 @@ def _lines(evidence: Evidence, rows: Sequence[ResultRow], metrics: Sequence[str]
         known = evidence.gan(gan)
         lines.append(Line(f"{arm} {gan}".strip(), tuple(cells), note, known.colour if known else ""))
     return tuple(lines)
+
+
+def arm_key(row: ResultRow) -> ArmKey:
+    """Which arm a row is about."""
+    return row.arm, row.gan, row.ratio, row.fraction, row.variant
+
+
+def dose_of(key: ArmKey) -> list[str]:
+    """``["10 % of the patients", "ratio 1", "balanced"]``, as far as it applies."""
+    _, _, ratio, fraction, variant = key
+    return [text for text in (patients_of(fraction), f"ratio {ratio:g}" if ratio is not None else "", variant) if text]
 
 
 def _pooled_cell(row: ResultRow) -> Cell:
@@ -103,27 +128,33 @@ def contrast_table(evidence: Evidence, found: Sequence[Comparison]) -> Table | N
     if not found:
         return None
     groups = []
-    for gan in dict.fromkeys(comparison.gan for comparison in found):
+    for gan, fraction in dict.fromkeys((comparison.gan, comparison.fraction) for comparison in found):
         known = evidence.gan(gan)
         colour = known.colour if known else ""
         lines = tuple(
-            Line(one.arms, _contrast_cells(one), comparison.name, colour)
+            Line(
+                one.arms,
+                _contrast_cells(one),
+                ", ".join(part for part in (comparison.dose, comparison.classifier) if part),
+                colour,
+            )
             for comparison in found
-            if comparison.gan == gan
+            if (comparison.gan, comparison.fraction) == (gan, fraction)
             for one in comparison.contrasts
         )
-        groups.append(Group(gan, lines))
+        groups.append(Group(", ".join(part for part in (gan, patients_of(fraction)) if part), lines))
     columns = (
         ("difference", f"{'below' if metric_of(evidence.endpoint).better == 'lower' else 'above'} 0 favours synthetic"),
-        ("95 % interval", "over patients and runs"),
-        ("p", "uncorrected"),
-        ("Holm p", "over all contrasts"),
-        ("test patients", ""),
+        ("95 % interval", "patients and runs"),
+        ("Holm p", "p below it"),
+        ("test patients", "runs"),
+        ("smallest gain", "at 80 % power"),
         ("verdict", ""),
     )
     notes = (
-        "Holm's correction is over all contrasts of the report: classifiers × controls × GANs × ratios. A single "
-        "contrast shows a direction only: help and harm need D−B and D−C both.",
+        "Holm's correction is over all contrasts of the report: classifiers × controls × GANs × ratios, fractions, "
+        "balances and filters. A single contrast shows a direction only: help and harm need D−B and D−C both. The "
+        "smallest gain is the true difference that would have been shown in four of five such experiments.",
     )
     return Table("Contrast", columns, tuple(groups), notes)
 
@@ -133,8 +164,14 @@ def _contrast_cells(one: Contrast) -> tuple[Cell, ...]:
     return (
         Cell(number(row.value, 3, sign=True), (one.spread,) if one.spread else (), why="the difference is not finite"),
         Cell(interval(row.low, row.high, 3, sign=True) or MISSING, why="no interval was measured"),
-        Cell(probability(one.p), why="not in the row's note"),
-        Cell(probability(one.holm), why="not in the row's note"),
-        Cell(count(row.n), why="not recorded"),
+        Cell(probability(one.holm), (probability(one.p),), why="not in the row's note"),
+        Cell(count(row.n), (one.runs,) if one.runs else (), why="not recorded"),
+        _smallest_cell(one.smallest),
         Cell(one.verdict, (one.why,), lead=one.verdict != UNCERTAIN),
     )
+
+
+def _smallest_cell(smallest: float | None) -> Cell:
+    if smallest is not None and smallest >= 1.0:
+        return Cell("none", ("could have been shown",))
+    return Cell(number(smallest, 3), why="not measured")

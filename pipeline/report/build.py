@@ -19,11 +19,14 @@ from pipeline.records import MedaugError, ReportInput
 from pipeline.report.answers import Answer, answers
 from pipeline.report.arm_tables import classifier_tables, contrast_table
 from pipeline.report.contrasts import Comparison, Contrast, comparisons
-from pipeline.report.curves import fidelity_panels, forest_panels, training_panels
+from pipeline.report.curves import fidelity_panels, training_panels
 from pipeline.report.data_tables import data_view
+from pipeline.report.detail_tables import confusion_table, subgroup_table, variation_table
 from pipeline.report.estimates import FLOOR, RATIO, Estimate, Evidence
+from pipeline.report.gains import forest_panels, fraction_panels, reliability_panels, worth_panels
 from pipeline.report.images import sources
 from pipeline.report.numbers import MINUS, MISSING, plain
+from pipeline.report.sentences import sentence
 from pipeline.report.tables import class_tables, fidelity_bases, gan_table
 from pipeline.report.words import ARMS, GLOSSARY, metric_of, metric_order, split_class
 
@@ -87,6 +90,12 @@ def render_html(data: ReportInput) -> str:
         training=training_panels(evidence),
         classifiers=classifier_tables(evidence),
         forests=forest_panels(evidence, found),
+        fractions=fraction_panels(evidence, found),
+        worth=worth_panels(evidence),
+        reliability=reliability_panels(evidence),
+        variation=variation_table(evidence),
+        subgroups=subgroup_table(evidence),
+        confusions=confusion_table(evidence),
         contrasts=contrast_table(evidence, found),
         arms={arm: text for arm, text in ARMS.items() if any(row.arm == arm for row in data.rows)},
         dataset=data_view(data.dataset),
@@ -152,7 +161,12 @@ def report_facts(data: ReportInput) -> dict[str, Any]:
 
 
 def _answer(one: Answer) -> dict[str, Any]:
-    return {"question": one.question, "answer": one.short, "points": [asdict(point) for point in one.points]}
+    return {
+        "question": one.question,
+        "answer": one.short,
+        "plain": list(one.plain),
+        "points": [asdict(point) for point in one.points],
+    }
 
 
 def _metrics(evidence: Evidence) -> list[str]:
@@ -188,10 +202,20 @@ def _comparison(one: Comparison) -> dict[str, Any]:
         "gan_seed": one.gan_seed,
         "ratio": one.ratio,
         "classifier": one.classifier,
+        "fraction": one.fraction,
+        "variant": one.variant,
+        "plain": sentence(one),
         "verdict": one.verdict,
         "told": one.told,
     }
 
 
 def _contrast(one: Contrast) -> dict[str, Any]:
-    return {**asdict(one.row), "p": one.p, "holm_p": one.holm, "verdict": one.verdict, "why": one.why}
+    return {
+        **asdict(one.row),
+        "p": one.p,
+        "holm_p": one.holm,
+        "smallest": one.smallest,
+        "verdict": one.verdict,
+        "why": one.why,
+    }

@@ -16,6 +16,8 @@ CANNOT_TELL = "cannot tell at this n"
 HIGHER, LOWER, UNCERTAIN = "shown higher", "shown lower", "cannot tell"
 CONTROLS = ("D-B", "D-C")
 LEVEL = 0.05
+Key = tuple[str, int | None, float | None, str, float | None, str]
+"""GAN, its seed, ratio, classifier, fraction, variant: what D is compared under."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Contrast:
         holm: p-value after Holm's correction, from the row's note.
         verdict: :data:`HIGHER`, :data:`LOWER` or :data:`UNCERTAIN`.
         why: what decided, in figures.
+        smallest: the smallest true difference that this n and these runs would have shown; None where not measured.
     """
 
     row: ResultRow
@@ -35,6 +38,7 @@ class Contrast:
     holm: float | None
     verdict: str
     why: str
+    smallest: float | None = None
 
     @property
     def arms(self) -> str:
@@ -45,6 +49,12 @@ class Contrast:
     def spread(self) -> str:
         """``SD over seeds 0.012``, from the row's note; "" where it is not there."""
         found = re.search(r"SD over seeds [0-9.eE+-]+", self.row.note)
+        return found.group() if found else ""
+
+    @property
+    def runs(self) -> str:
+        """``15 runs against 5``, from the row's note; "" where it is not there."""
+        found = re.search(r"\d+ runs against \d+", self.row.note)
         return found.group() if found else ""
 
     @property
@@ -61,12 +71,12 @@ def _relation(p: float) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def contrast_of(row: ResultRow) -> Contrast:
+def contrast_of(row: ResultRow, smallest: float | None = None) -> Contrast:
     """Reads a contrast row; its note holds the p-values: ``p=0.62, Holm p=1.00``."""
     holm = _p_value(r"holm\s+p\s*[=<]\s*([0-9.eE+-]+)", row.note)
     p = _p_value(r"(?<!holm )\bp\s*[=<]\s*([0-9.eE+-]+)", row.note)
     verdict, why = _verdict(row, holm)
-    return Contrast(row, p, holm, verdict, why)
+    return Contrast(row, p, holm, verdict, why, finite(smallest))
 
 
 def _p_value(pattern: str, note: str) -> float | None:
@@ -103,6 +113,8 @@ class Comparison:
         ratio: synthetic to real scans.
         classifier: classifier preset name.
         contrasts: usually D−B and D−C.
+        fraction: of the training patients; None for all.
+        variant: what sets the arm apart beside its ratio; "" for the plain one.
     """
 
     gan: str
@@ -110,6 +122,8 @@ class Comparison:
     ratio: float | None
     classifier: str
     contrasts: tuple[Contrast, ...]
+    fraction: float | None = None
+    variant: str = ""
 
     @property
     def verdict(self) -> str:
@@ -144,19 +158,35 @@ class Comparison:
 
     @property
     def setting(self) -> str:
-        """``ratio 1, GAN seed 0``, as far as known."""
+        """``10 % of the patients, ratio 1, GAN seed 0``, as far as known."""
+        return ", ".join(part for part in (patients_of(self.fraction), self.dose) if part)
+
+    @property
+    def dose(self) -> str:
+        """``ratio 1, balanced, GAN seed 0``: the setting without the fraction."""
         ratio = f"ratio {self.ratio:g}" if self.ratio is not None else ""
         seed = f"GAN seed {self.gan_seed}" if self.gan_seed is not None else ""
-        return ", ".join(part for part in (ratio, seed) if part)
+        return ", ".join(part for part in (ratio, self.variant, seed) if part)
+
+
+def patients_of(fraction: float | None) -> str:
+    """``10 % of the patients``; "" for all."""
+    return "" if fraction is None else f"{fraction * 100:g} % of the patients"
 
 
 def comparisons(rows: Sequence[ResultRow], endpoint: str) -> tuple[Comparison, ...]:
     """All contrast rows of one metric, grouped; in the order in which the rows come."""
-    grouped: dict[tuple[str, int | None, float | None, str], list[Contrast]] = {}
+    grouped: dict[Key, list[Contrast]] = {}
+    smallest = {(_key(row), row.arm): row.value for row in rows if row.stage == "power" and row.metric == endpoint}
     for row in rows:
         if row.stage == "contrast" and row.metric == endpoint:
-            grouped.setdefault((row.gan, row.gan_seed, row.ratio, row.classifier), []).append(contrast_of(row))
+            key = _key(row)
+            grouped.setdefault(key, []).append(contrast_of(row, smallest.get((key, row.arm))))
     return tuple(
-        Comparison(gan, seed, ratio, classifier, tuple(sorted(found, key=lambda one: one.row.arm)))
-        for (gan, seed, ratio, classifier), found in grouped.items()
+        Comparison(gan, seed, ratio, classifier, tuple(sorted(found, key=lambda one: one.row.arm)), fraction, variant)
+        for (gan, seed, ratio, classifier, fraction, variant), found in grouped.items()
     )
+
+
+def _key(row: ResultRow) -> Key:
+    return row.gan, row.gan_seed, row.ratio, row.classifier, row.fraction, row.variant

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.report.contrasts import Comparison
-from pipeline.report.estimates import PALETTE, Evidence, Gan
-from pipeline.report.figures import Curve, Interval, curve_figure, forest_figure
+from pipeline.report.estimates import Evidence, Gan
+from pipeline.report.figures import Curve, curve_figure
 from pipeline.report.numbers import finite, many
 from pipeline.report.words import metric_of
 
@@ -86,33 +85,3 @@ def _training_panel(gan: Gan, group: str, keys: list[str], key: str) -> Panel:
     note += f"{many(lost, 'value')} not finite, not drawn." if lost else ""
     svg = curve_figure(curves, key, f"{group} of {gan.name} over images seen")
     return Panel(gan.name, svg, note, gan.colour)
-
-
-def forest_panels(evidence: Evidence, found: tuple[Comparison, ...]) -> tuple[Panel, ...]:
-    """One forest plot a classifier, its contrasts grouped by GAN."""
-    panels = []
-    label = metric_of(evidence.endpoint).label
-    rows = [contrast.row for comparison in found for contrast in comparison.contrasts]
-    ends = [abs(end) for row in rows for v in (row.value, row.low, row.high) if (end := finite(v)) is not None]
-    reach = max(ends, default=0.0) * 1.12 or 0.1
-    for i, classifier in enumerate(dict.fromkeys(one.classifier for one in found)):
-        mine = [one for one in found if one.classifier == classifier]
-        mine.sort(key=lambda one: [gan.name for gan in evidence.gans].index(one.gan) if evidence.gan(one.gan) else -1)
-        intervals = []
-        for comparison in mine:
-            gan = evidence.gan(comparison.gan)
-            for one in comparison.contrasts:
-                row = one.row
-                name = ", ".join(part for part in (one.arms, comparison.setting) if part)
-                colour = gan.colour if gan else PALETTE[0]
-                intervals.append(Interval(comparison.gan, name, row.value, row.low, row.high, colour, row.arm == "D-B"))
-        told = "; ".join(f"{one.gan} {c.arms} {c.figures}" for one in mine for c in one.contrasts)
-        svg = forest_figure(
-            intervals, reach, evidence.endpoint, f"forest{i}", f"Differences in {label}, {classifier}: {told}"
-        )
-        panels.append(
-            Panel(
-                classifier or "classifier", svg, "● D−B,\u2002◆ D−C; lines are 95 % intervals over patients and runs."
-            )
-        )
-    return tuple(panels)

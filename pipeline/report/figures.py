@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
 import matplotlib
@@ -65,6 +65,27 @@ class Interval:
     high: float | None
     colour: str
     filled: bool
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Measured points, each perhaps with an interval.
+
+    Attributes:
+        name: for the legend.
+        points: (x, y); values that are not finite are left out.
+        spans: (low, high) of each y, or nothing.
+        colour: "" for the text colour.
+        joined: whether a line joins them.
+        marker: index into :data:`MARKERS`.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    spans: Sequence[tuple[float | None, float | None]] = ()
+    colour: str = ""
+    joined: bool = False
+    marker: int = 0
 
 
 def curve_figure(curves: Sequence[Curve], key: str, alt: str, wide: bool = False) -> Markup:
@@ -164,6 +185,62 @@ def forest_figure(intervals: Sequence[Interval], reach: float, endpoint: str, ke
     _text(axes, 0, below, f"← favours {left}", axes.transAxes, "left")
     _text(axes, 1, below, f"favours {right} →", axes.transAxes, "right")
     _text(axes, 0.5, below * 1.55, f"difference in {metric_of(endpoint).label}", axes.transAxes, "center")
+    return _svg(figure, key, alt)
+
+
+def dots_figure(
+    series: Sequence[Dots],
+    across: str,
+    up: str,
+    key: str,
+    alt: str,
+    ticks: Sequence[str] = (),
+    line: Literal["", "zero", "diagonal"] = "",
+) -> Markup:
+    """Points with intervals, half a page wide.
+
+    Args:
+        series: what is drawn.
+        across: what x is.
+        up: what y is.
+        key: unique in the page; its ids begin with it.
+        alt: what a reader who cannot see it should know.
+        ticks: names of the places 0, 1, ... on x; then series stand side by side at each place.
+        line: a reference: y = 0, or y = x.
+    """
+    width, height = 5.6, 2.9
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0.62 / width, 0.5 / height, 1 - 0.86 / width, 1 - 0.86 / height))
+    if line == "zero":
+        axes.axhline(0, color=INK, linewidth=0.9)
+    for i, one in enumerate(series):
+        aside = 0.08 * (i - (len(series) - 1) / 2) if ticks else 0.0
+        colour, marker = one.colour or INK, MARKERS[one.marker % len(MARKERS)]
+        good = [place for place, (x, y) in enumerate(one.points) if finite(x) is not None and finite(y) is not None]
+        for place in good:
+            low, high = map(finite, one.spans[place]) if one.spans else (None, None)
+            if low is not None and high is not None:
+                x = one.points[place][0] + aside
+                axes.plot([x, x], [low, high], color=colour, linewidth=1.4, solid_capstyle="butt")
+        x_values, y_values = [one.points[place][0] + aside for place in good], [one.points[place][1] for place in good]
+        (drawn,) = axes.plot(x_values, y_values, color=colour, marker=marker, markersize=5, linewidth=1.2)
+        drawn.set(linestyle="-" if one.joined else "none", label=_literal(one.name))
+    if line == "diagonal":
+        low, high = axes.get_xlim()
+        axes.plot([low, high], [low, high], color=GRID, linewidth=1.2, zorder=0)
+    if ticks:
+        axes.set_xticks(range(len(ticks)), ticks)
+        axes.set_xlim(-0.5, len(ticks) - 0.5)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up, color=INK, fontsize=SIZE)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
+    _calm(axes)
+    style = {"frameon": False, "fontsize": SIZE, "labelcolor": INK, "handlelength": 1.8}
+    figure.legend(loc=(0.03, 1 - 0.3 / height), ncols=5, borderpad=0, borderaxespad=0, columnspacing=1.2, **style)
     return _svg(figure, key, alt)
 
 

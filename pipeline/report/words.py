@@ -73,6 +73,9 @@ METRICS = {
     "specificity": Metric(
         "specificity", "higher", "Share of the other classes' scans that are not taken for the class."
     ),
+    "f1": Metric("F1", "higher", "Harmonic mean of precision and sensitivity, at the most probable class."),
+    "sensitivity_at_specificity": Metric("sens. at fixed spec.", "higher", "Read off the ROC curve of the test scans."),
+    "specificity_at_sensitivity": Metric("spec. at fixed sens.", "higher", "Read off the ROC curve of the test scans."),
     "brier": Metric("Brier score", "lower", "Mean squared error of the predicted probabilities."),
     "ece": Metric("ECE", "lower", "Expected calibration error: gap between stated and actual confidence."),
 }
@@ -114,7 +117,7 @@ GLOSSARY = (
     ("± spread", "Standard deviation over seeds (repeated trainings) alone."),
     (
         "Holm p",
-        "p-value after Holm's correction over all contrasts of the report: classifiers × controls × GANs × ratios.",
+        "p-value after Holm's correction over all contrasts of the report.",
     ),
     ("diverged", "The training was given up after a run of consecutive losses or gradients not finite. A result."),
     ("latent walk", "Images along a path between latent points; abrupt jumps hint at memorised images."),

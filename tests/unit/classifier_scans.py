@@ -24,8 +24,13 @@ def draw(labels, seed, size=16):
     return encode(images)
 
 
-def artifact(root, labels, splits, *, synthetic=False, classes=CLASSES, value_range=HU, size=16, seed=0, codes=None):
-    """A dataset or synthetic artifact; two images a patient, and the test images sealed."""
+def artifact(
+    root, labels, splits, *, synthetic=False, classes=CLASSES, value_range=HU, size=16, seed=0, codes=None, source=None
+):
+    """A dataset or synthetic artifact; two images a patient, and the test images sealed.
+
+    ``source`` is the digest of the dataset that a synthetic one's generator was trained on.
+    """
     labels = np.asarray(labels)
     codes = draw(labels, seed, size) if codes is None else codes
 
@@ -35,6 +40,8 @@ def artifact(root, labels, splits, *, synthetic=False, classes=CLASSES, value_ra
         sealed = sorted({image_hash(codes[i]).decode() for i in range(len(codes)) if splits[i] == 2})
         spec = ImageSpec(1, size, size, classes)
         draft.meta.update(dataset_meta(spec, value_range, synthetic, test_hashes=sealed))
+        if source is not None:
+            draft.meta["dataset"] = source
 
     kind = "synthetic" if synthetic else "dataset"
     config = {"seed": seed, "labels": labels.tolist(), "value_range": dataclasses.asdict(value_range)}

@@ -22,9 +22,10 @@ def train(real):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def drawn(tmp_path_factory, real):
     labels = [0, 1, 2] * 40
-    made = artifact(tmp_path_factory.mktemp("synthetic"), labels, [0] * 120, synthetic=True, seed=1)
+    folder = tmp_path_factory.mktemp("synthetic")
+    made = artifact(folder, labels, [0] * 120, synthetic=True, seed=1, source=real.digest)
     return ScanDataset(made.path)
 
 
@@ -110,7 +111,7 @@ def misfit(tmp_path, **options):
 )
 def test_synthetic_data_that_does_not_fit_is_refused(tmp_path, train, options, message):
     with pytest.raises(MedaugError) as caught:
-        build_arm("D", train, misfit(tmp_path, **{"synthetic": True, **options}))
+        build_arm("D", train, misfit(tmp_path, **{"synthetic": True, "source": train.artifact.digest, **options}))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -119,9 +120,18 @@ def test_a_sealed_test_image_among_the_synthetic_ones_is_refused(tmp_path, real,
     test = ScanDataset(real.path, "test")
     codes = np.concatenate([draw(np.array([0, 1, 2] * 20), 5), test.codes[test.rows[:1]]])
     labels = [0, 1, 2] * 20 + [0]
-    leaked = artifact(tmp_path, labels, [0] * 61, synthetic=True, codes=codes)
+    leaked = artifact(tmp_path, labels, [0] * 61, synthetic=True, codes=codes, source=real.digest)
     with pytest.raises(MedaugError, match="sealed test set"):
         build_arm("D", train, ScanDataset(leaked.path), ratio=0.1)
+
+
+@pytest.mark.parametrize("source", ["another dataset's digest", None])
+def test_images_of_a_generator_that_learnt_from_other_patients_are_refused(tmp_path, train, source):
+    foreign = misfit(tmp_path, synthetic=True, source=source)
+    for arm in "DE":
+        with pytest.raises(MedaugError, match=r"other patients would leak into training") as caught:
+            build_arm(arm, train, foreign)
+        assert train.artifact.digest in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from classifiers import Predictions, classification_metrics
 from classifiers.evaluate import expected_calibration_error, youden_point
@@ -45,7 +45,9 @@ def test_metrics_of_three_classes_are_scikit_learns():
     assert values["auroc"] == pytest.approx(roc_auc_score(labels, p, multi_class="ovr", average="macro"))
     assert values["auroc.bright"] == pytest.approx(roc_auc_score(labels == 1, p[:, 1]))
     assert values["brier"] == pytest.approx(np.mean(np.sum((p - np.eye(3)[labels]) ** 2, axis=1)))
-    names = {"auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "brier", "ece"}
+    names = {"auroc", "auprc", "balanced_accuracy", "f1", "sensitivity", "specificity", "brier", "ece"}
+    names |= {"sensitivity_at_specificity", "specificity_at_sensitivity"}
+    assert values["f1"] == pytest.approx(f1_score(labels, p.argmax(1), average="macro"))
     assert {metric for metric in values if "." not in metric} == names
 
 

@@ -124,7 +124,7 @@ def test_augmentation_is_mild_different_for_each_image_and_reproducible():
 def test_mirroring_is_an_option_and_flips_half_of_the_images():
     batch = torch.zeros(200, 1, 8, 8)
     batch[..., 0] = 1.0
-    only = Augmentation(rotation=0, shift=0, zoom=0, gamma=0, noise=0, mirror=True)
+    only = Augmentation(rotation=0, shift=0, zoom=0, gamma=0, noise=0, mirror=True, laterality=False)
     flipped = augment(batch, only, torch.Generator().manual_seed(0))[:, 0, 0, 7] > 0.5
     assert 60 < int(flipped.sum()) < 140
 
