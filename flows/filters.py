@@ -14,7 +14,7 @@ from classifiers.trained import TrainedClassifier, features, load_classifier, pr
 from flows.configuration import Filter
 from flows.context import Context
 from medgan.metrics.copies import copies, copies_in_features
-from medgan.metrics.precision_recall import NEIGHBOURS, radii
+from medgan.metrics.precision_recall import NEIGHBOURS, squared_radii
 from pipeline.dataset import IMAGES, ScanDataset, write_index
 from pipeline.records import MedaugError
 from pipeline.store import Artifact, Draft, Recipe, code_version
@@ -106,7 +106,7 @@ def depth(network: TrainedClassifier, real: ScanDataset, images: torch.Tensor) -
     """
     x = torch.from_numpy(features(network, real.tensor()))
     y = torch.from_numpy(features(network, images))
-    radius = radii(x, min(NEIGHBOURS, len(x) - 1))
+    radius = squared_radii(x, x.mean(dim=0), min(NEIGHBOURS, len(x) - 1)).sqrt()
     inner = radius <= radius.median()
     distance = torch.cdist(y, x[inner]).clamp_min(1e-12)
     score: NDArray[np.float64] = (radius[inner] / distance).amax(dim=1).numpy()

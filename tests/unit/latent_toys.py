@@ -18,7 +18,7 @@ class Mapping(torch.nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, z, labels):
+    def forward(self, z, labels, label=1.0):
         return self.function(z)
 
 
