@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from classifiers.config import ClassifierConfig
+from flows.probes import PROBES
 from medgan.config import GanConfig
-from pipeline.config import apply_overrides, expand_preset, merge, read_yaml, validate
+from pipeline.config import apply_overrides, expand_preset, merge, nearest, read_yaml, validate
 from pipeline.ingest import DataConfig
 from pipeline.records import MedaugError
 
@@ -31,6 +32,30 @@ class SynthesisConfig(Frozen):
 
     per_class: int = Field(default=200, ge=2)
     dicom: int = Field(default=8, ge=0)
+
+
+class ScorecardConfig(Frozen):
+    """How the limitations of each GAN are measured.
+
+    Attributes:
+        enabled: whether they are.
+        images: real and synthetic images that a probe of images looks at, at most.
+        draws: images that a probe of the latent space draws itself; some draw several times as many.
+        probes: names of :data:`flows.probes.PROBES` that run; empty for all.
+    """
+
+    enabled: bool = True
+    images: int = Field(default=2000, ge=50)
+    draws: int = Field(default=500, ge=100)
+    probes: tuple[str, ...] = ()
+
+    @field_validator("probes")
+    @classmethod
+    def _known(cls, probes: tuple[str, ...]) -> tuple[str, ...]:
+        for name in probes:
+            if name not in PROBES:
+                raise ValueError(f"unknown probe {name!r}{nearest(name, PROBES)}; known: {', '.join(PROBES)}")
+        return probes
 
 
 class ClassificationConfig(Frozen):
@@ -90,6 +115,7 @@ class ExperimentConfig(Frozen):
         gan_seeds: seeds of the generators.
         extractor: the classifier whose features ``fid.domain`` uses; trained on training patients.
         synthesis: what is drawn.
+        scorecard: which limitations are measured, on how many images.
         classifiers: the downstream classifiers.
         classification: arms, ratios, seeds, endpoint.
         tracking: MLflow.
@@ -105,6 +131,7 @@ class ExperimentConfig(Frozen):
     gan_seeds: tuple[int, ...] = (0,)
     extractor: ClassifierConfig
     synthesis: SynthesisConfig = SynthesisConfig()
+    scorecard: ScorecardConfig = ScorecardConfig()
     classifiers: tuple[ClassifierConfig, ...] = ()
     classification: ClassificationConfig = ClassificationConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -1,0 +1,333 @@
+"""The probes of the scorecard: what each measures of one generator, with the picture that lets a reader see it.
+
+A probe is a few lines around functions of :mod:`medgan.metrics`. Which exist, what they measure and whom they concern
+stands in :data:`medgan.limitations.PROBES`; here is how each is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from classifiers.trained import TrainedClassifier, features, probabilities
+from medgan import LoadedGenerator
+from medgan.metrics import (
+    attributes,
+    copies,
+    droplets,
+    duplicates,
+    edits,
+    mixing,
+    ms_ssim,
+    ndb,
+    noise,
+    path_length,
+    separability,
+    spectrum,
+    swd,
+    truncation,
+)
+from medgan.metrics.drawing import classes_in_turn
+from medgan.metrics.measured import Measured
+from pipeline.dataset import ScanDataset
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Scans and what is known of them.
+
+    Attributes:
+        images: float32 [N, C, H, W] in [-1, 1].
+        labels: class index, int64 [N].
+        patients: patient number, int64 [N]; -1 for synthetic ones.
+    """
+
+    images: Tensor
+    labels: Tensor
+    patients: Tensor
+
+    @classmethod
+    def of(cls, data: ScanDataset, most: int, seed: int) -> Images:
+        """At most so many scans, picked at random; those of a smaller number are among those of a larger one."""
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:most].sort().values
+        everything = data.tensor()
+        labels, patients = torch.from_numpy(data.labels), torch.from_numpy(data.patients)
+        return cls(everything[order], labels[order], patients[order])
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One generator under examination.
+
+    Attributes:
+        generator: the generator.
+        config: its configuration as plain data.
+        classifier: trained on the training patients; its features are the extractor's.
+        real: training scans, at most so many as the configuration says.
+        training: all of them: copies may be of any.
+        validation: scans of patients that neither the generator nor the classifier learnt from.
+        synthetic: what the generator drew, at most as many as the configuration says.
+        draws: images that a probe draws itself.
+        seed: of everything random.
+    """
+
+    generator: LoadedGenerator
+    config: Mapping[str, Any]
+    classifier: TrainedClassifier
+    real: Images
+    training: Images
+    validation: Images
+    synthetic: Images
+    draws: int
+    seed: int
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names in label order."""
+        return self.generator.spec.classes
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features of the domain extractor, float64 [N, D]."""
+        return torch.from_numpy(features(self.classifier, images.cpu()))
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """The extractor's class probabilities, float64 [N, K]."""
+        return torch.from_numpy(probabilities(self.classifier, images.cpu()))
+
+    @cached_property
+    def real_features(self) -> Tensor:
+        """Of the real scans, float64 [N, D]."""
+        return self.features(self.real.images)
+
+    @cached_property
+    def synthetic_features(self) -> Tensor:
+        """Of the synthetic scans, float64 [M, D]."""
+        return self.features(self.synthetic.images)
+
+    @cached_property
+    def turns(self) -> Tensor:
+        """Classes in turn for the images that probes draw."""
+        return classes_in_turn(self.generator, self.draws)
+
+    @cached_property
+    def real_mix(self) -> Tensor:
+        """As many labels in the real scans' proportions: distances see the mix of classes, too."""
+        place = torch.linspace(0, len(self.real.labels) - 1, self.draws).long()
+        return self.real.labels.sort().values[place]
+
+    @cached_property
+    def scores(self) -> dict[str, Tensor]:
+        """Attributes of the images of :attr:`turns`."""
+        return attributes.scores(self.generator, self.turns, seed=self.seed)
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """Latent spaces that it has."""
+        return ("z", "w") if self.generator.has_w else ("z",)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a probe found.
+
+    Attributes:
+        figures: metric → figure.
+        picture: grey values [H, W], or None.
+        figure: plain data of a small figure (see :mod:`pipeline.report.small_figures`), or None.
+    """
+
+    figures: Mapping[str, Measured]
+    picture: Picture | None = None
+    figure: Mapping[str, Any] | None = field(default=None)
+
+
+def _spectrum(subject: Subject) -> Answer:
+    found, curves = spectrum.spectrum(
+        subject.real.images, subject.synthetic.images, subject.real.patients, seed=subject.seed
+    )
+    lines = {
+        name: [[float(x), float(y)] for x, y in zip(curves.frequency, power, strict=True)]
+        for name, power in (("real", curves.real), ("synthetic", curves.synthetic))
+    }
+    return Answer(found, figure=_figure(lines, "cycles a pixel", "power", log=True))
+
+
+def _swd(subject: Subject) -> Answer:
+    return Answer(
+        swd.swd(subject.real.images, subject.synthetic.images, subject.real.patients, seed=subject.seed, repeats=5)
+    )
+
+
+def _ms_ssim(subject: Subject) -> Answer:
+    real, synthetic = subject.real, subject.synthetic
+    found = ms_ssim.intra_class(
+        real.images, synthetic.images, real.labels, synthetic.labels, real.patients, subject.classes, seed=subject.seed
+    )
+    # the class that has collapsed most is the one to look at
+    each = {label: found.get(f"excess.ms_ssim.{name}") for label, name in enumerate(subject.classes)}
+    worst = max((label for label, one in each.items() if one), key=lambda label: each[label].value)  # type: ignore[union-attr]
+    shown = ms_ssim.picture(real.images, synthetic.images, real.labels, synthetic.labels, worst, count=5)
+    return Answer(found, shown)
+
+
+def _ndb(subject: Subject) -> Answer:
+    found, bins = ndb.ndb(subject.real_features, subject.synthetic_features, subject.real.patients, seed=subject.seed)
+    return Answer(found, ndb.picture(subject.real.images, subject.synthetic.images, bins, count=2, columns=5))
+
+
+def _duplicates(subject: Subject) -> Answer:
+    real, synthetic = subject.real, subject.synthetic
+    found = duplicates.duplicates(real.images, synthetic.images, real.patients, seed=subject.seed)
+    figures = {
+        "duplicates": found.share,
+        "excess.duplicates": excess(found.share, found.expected, len(found.looked_at)),
+    }
+    return Answer(figures, duplicates.picture(real.images, synthetic.images, found, count=5))
+
+
+def _copies(subject: Subject) -> Answer:
+    known, held_out, drawn = subject.training, subject.validation, subject.synthetic
+    found = copies.copies(known.images, held_out.images, drawn.images, held_out.patients, seed=subject.seed)
+    figures = {"copies": found.share, "excess.copies": excess(found.share, found.expected, len(found.calibration))}
+    if found.floor is not None:
+        figures["floor.copies"] = found.floor
+    return Answer(figures, copies.picture(known.images, drawn.images, found, count=5))
+
+
+def _droplets(subject: Subject) -> Answer:
+    peaks = droplets.observe(subject.generator, min(subject.draws, 200), subject.seed)
+    return Answer({"droplets": droplets.droplets(peaks)}, droplets.picture(peaks))
+
+
+def _path_length(subject: Subject) -> Answer:
+    figures: dict[str, Measured] = {}
+    lines = {}
+    for space in subject.spaces:
+        speeds = path_length.squared_speeds(
+            subject.generator,
+            subject.features,
+            space,  # type: ignore[arg-type]
+            pairs=max(subject.draws // 2, path_length.MIN_PAIRS),
+            seed=subject.seed,
+        )
+        figures[f"ppl.{space}"] = path_length.path_length(speeds, subject.seed)
+        edges, counts = path_length.histogram(speeds, 24)
+        middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+        lines[space] = [[x, float(y)] for x, y in zip(middles, counts, strict=True)]
+    return Answer(figures, figure=_figure(lines, "path length of a pair", "pairs", steps=True))
+
+
+def _separability(subject: Subject) -> Answer:
+    figures = {}
+    for space in subject.spaces:
+        at = attributes.points(subject.generator, subject.turns, subject.seed, space)  # type: ignore[arg-type]
+        apart = {
+            name: separability.separate(at, scores, subject.turns, subject.seed)
+            for name, scores in subject.scores.items()
+        }
+        figures[f"separability.{space}"] = separability.separability(apart, subject.draws, subject.seed)
+    return Answer(figures)
+
+
+def _edits(subject: Subject) -> Answer:
+    figures, shown = {}, None
+    for space in subject.spaces:
+        moved = edits.edit(subject.generator, subject.scores, subject.turns, space, seed=subject.seed)  # type: ignore[arg-type]
+        figures[f"edit_purity.{space}"] = edits.purity(moved, subject.seed)
+        shown = edits.picture(subject.generator, moved, 0, space, subject.seed)  # type: ignore[arg-type]
+    return Answer(figures, shown)
+
+
+def _noise(subject: Subject) -> Answer:
+    found = noise.observe(subject.generator, latents=max(subject.draws // 16, noise.MIN_LATENTS), seed=subject.seed)
+    figures = {
+        "noise": noise.structure_share(found, subject.seed),
+        "noise.low_pass": noise.low_pass_share(found, subject.seed),
+    }
+    return Answer(figures, noise.picture(found))
+
+
+def _mixing(subject: Subject) -> Answer:
+    figures = {}
+    mixes = {
+        latents: mixing.mixed_features(subject.generator, subject.features, subject.real_mix, latents, subject.seed)
+        for latents in (1, 2, 3, 4)
+    }
+    for latents, mixed in mixes.items():
+        found = mixing.mixing(subject.real_features, subject.real.patients, mixes[1], mixed, subject.seed)
+        figures[f"mixing.{latents}"] = found.fid
+        if latents > 1:
+            figures[f"mixing_penalty.{latents}"] = found.penalty
+    return Answer(figures, mixing.picture(subject.generator, seed=subject.seed))
+
+
+def _truncation(subject: Subject) -> Answer:
+    drawn = truncation.truncated_features(subject.generator, subject.features, subject.real_mix, seed=subject.seed)
+    found = truncation.truncation(subject.real_features, subject.real.patients, drawn, seed=subject.seed)
+    figures = {"truncation.precision": found.precision_slope, "truncation.recall": found.recall_slope}
+    lines = {
+        name: [[psi, one.value] for psi, one in zip(found.psis, course, strict=True)]
+        for name, course in (("precision", found.precision), ("recall", found.recall))
+    }
+    return Answer(figures, figure=_figure(lines, "truncation ψ", "share"))
+
+
+def excess(share: Measured, expected: float, calibrated: int) -> Measured:
+    """A share above what real scans have at the same conformal threshold.
+
+    The threshold comes from ``calibrated`` real scans, so that the share of new real scans above it is itself uncertain:
+    with the k-th highest score as the threshold it is Beta(k, calibrated + 1 − k) distributed. Both uncertainties are
+    added in quadrature, each end apart.
+
+    Args:
+        share: of synthetic scans, with its interval.
+        expected: k/(calibrated + 1), the mean of that distribution.
+        calibrated: real scans behind the threshold.
+    """
+    assert share.low is not None
+    assert share.high is not None
+    rank = max(1, round(expected * (calibrated + 1)))
+    # the quantiles of that Beta are Clopper and Pearson's ends of k and of k - 1 in ``calibrated``
+    least, most = clopper_pearson(rank, calibrated)[0], clopper_pearson(rank - 1, calibrated)[1]
+    value = share.value - expected
+    return Measured(
+        value,
+        value - float(np.hypot(share.value - share.low, most - expected)),
+        value + float(np.hypot(share.high - share.value, expected - least)),
+        share.n_real,
+        share.n_synthetic,
+        f"above what real scans reach; {share.note}",
+    )
+
+
+def _figure(
+    lines: Mapping[str, list[list[float]]], x: str, y: str, log: bool = False, steps: bool = False
+) -> dict[str, Any]:
+    return {"lines": lines, "x": x, "y": y, "log": log, "steps": steps}
+
+
+RUN: Mapping[str, Callable[[Subject], Answer]] = {
+    "spectrum": _spectrum,
+    "swd": _swd,
+    "ms_ssim": _ms_ssim,
+    "ndb": _ndb,
+    "duplicates": _duplicates,
+    "copies": _copies,
+    "droplets": _droplets,
+    "path_length": _path_length,
+    "separability": _separability,
+    "edits": _edits,
+    "noise": _noise,
+    "mixing": _mixing,
+    "truncation": _truncation,
+}
+"""How each probe is run."""

@@ -1,0 +1,387 @@
+"""From figures to verdicts: what an experiment says of a claim, always with the figure and its interval.
+
+A claim is judged by checks that were fixed beforehand (:mod:`medgan.limitations`): a figure, a threshold, and the side
+of it on which the figure lies if the claim holds. "Shown" is an interval wholly on that side, "not shown" one wholly on
+the other, and everything else "cannot tell at this n".
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from medgan.metrics.speedup import Curves, times_sooner
+from pipeline.records import ResultRow, Verdict
+
+SHOWN, NOT_SHOWN, CANNOT_TELL = "shown", "not shown", "cannot tell at this n"
+
+MIN_SEEDS = 3
+"""Trainings of each of two GANs before their difference is one of the GANs and not of the seeds' luck."""
+
+MIN_GENERATORS = 6
+"""Trainings behind a correlation over generators."""
+
+UNTOLD = ("name", "snapshots", "checkpoint_seconds")
+"""Settings that do not change what is trained."""
+
+Condition = tuple[str, Literal["=", "!=", ">"], Any]
+"""(dotted key of a GAN's configuration, relation, value); a key that is not there meets none."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The GAN that another one is compared with: the same but for one choice.
+
+    Attributes:
+        varied: dotted keys, or beginnings of such, in which the two may differ; in all others they are equal.
+        control: what the twin's configuration meets.
+        train: for people: what would have to be trained where it is missing.
+    """
+
+    varied: tuple[str, ...]
+    control: tuple[Condition, ...]
+    train: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure by which a claim is judged.
+
+    Attributes:
+        probe: who measures it (a name of the registered probes, or of this package's figures over trainings).
+        metric: the result row's name.
+        side: where the figure lies if the claim holds.
+        threshold: where that side begins.
+        reason: why there.
+        relation: "value" takes the metric as it is; "ratio" and "difference" set it against ``over`` of the same GAN or,
+            with a twin, against the twin's; "correlation" is Spearman's over all trainings between it and ``over``;
+            "speedup" is how many times sooner than the twin's a training reaches a quality that both reach.
+        over: the second metric, for a ratio, difference or correlation within; ``floor.*`` is that of real images.
+        twin: the GAN to compare with.
+    """
+
+    probe: str
+    metric: str
+    side: Literal["above", "below"]
+    threshold: float
+    reason: str
+    relation: Literal["value", "ratio", "difference", "correlation", "speedup"] = "value"
+    over: str = ""
+    twin: Twin | None = None
+
+    @property
+    def label(self) -> str:
+        """What the figure is, for people: ``separability.w / separability.z``."""
+        sign = {"ratio": " / ", "difference": " − ", "correlation": " ~ "}.get(self.relation, "")
+        if self.relation == "speedup":
+            return f"times sooner in {self.metric}"
+        return f"{self.metric}{sign}{self.over or 'without'}" if sign else self.metric
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the literature.
+
+    Attributes:
+        key: short name.
+        text: the claim.
+        source: who made it, where.
+        concerns: what a GAN's configuration meets if the claim is about it.
+        checks: the first one leads: its verdict is the claim's; the others stand beside it.
+    """
+
+    key: str
+    text: str
+    source: str
+    concerns: tuple[Condition, ...]
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of one GAN over its trainings.
+
+    Attributes:
+        value: the mean.
+        low: lower end of its 95 % interval; minus infinity where it has none.
+        high: upper end.
+        seeds: trainings.
+        n_real: real images behind it.
+        n_synthetic: synthetic images of each training behind it.
+        note: the rows' own, where there is one.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+    n_real: int | None = None
+    n_synthetic: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What verdicts rest on.
+
+    Attributes:
+        configs: GAN → its configuration as plain nested data.
+        rows: result rows of stages "score" and "train", one for each GAN, seed and metric; ``gan`` is "" for real
+            against real.
+        curves: (GAN, seed) → its training's curves; see :mod:`medgan.metrics.speedup`.
+    """
+
+    configs: Mapping[str, Mapping[str, Any]]
+    rows: Sequence[ResultRow]
+    curves: Mapping[tuple[str, int], Curves] = field(default_factory=dict)
+
+    def figure(self, gan: str, metric: str) -> Figure | None:
+        """A metric of a GAN over its trainings; None where it was not measured."""
+        found = [row for row in self.rows if (row.gan, row.metric) == (gan, metric) and math.isfinite(row.value)]
+        return pool(found) if found else None
+
+    def speedup(self, gan: str, twin: str, clock: str) -> Figure | None:
+        """How many times sooner a GAN is than its twin: geometric mean over the seeds that both have, with Student's t
+        on the logarithms; without bounds where there is one seed. None where nothing can be compared.
+        """  # fmt: skip
+        seeds = [seed for name, seed in self.curves if name == gan and (twin, seed) in self.curves]
+        found = [times_sooner(self.curves[gan, seed], self.curves[twin, seed], clock) for seed in seeds]
+        logs = [math.log(times) for times in found if times is not None]
+        if not logs:
+            return None
+        mean = statistics.fmean(logs)
+        luck = student_t(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
+        return Figure(math.exp(mean), math.exp(mean - luck), math.exp(min(mean + luck, 700.0)), len(logs))
+
+
+def judge(claims: Sequence[Claim], measured: Measurements) -> list[Verdict]:
+    """The scorecard: a verdict for each claim, check and GAN that the claim concerns.
+
+    A check whose figure was not measured for a GAN gives no row: there is never a word without a number.
+
+    Args:
+        claims: the table.
+        measured: configurations and figures.
+
+    Returns:
+        Verdicts in the order of claims, checks and GANs; a correlation over all trainings stands under the first GAN
+        that the claim concerns.
+    """
+    verdicts: list[Verdict] = []
+    for claim in claims:
+        concerned = [gan for gan, config in measured.configs.items() if meets(config, claim.concerns)]
+        for position, check in enumerate(claim.checks):
+            if check.relation == "correlation":
+                found = [_correlation(claim, check, measured, concerned)] if concerned else []
+            elif check.twin is not None:
+                found = [_pair(claim, check, measured, gan) for gan in concerned]
+            else:
+                found = [_alone(claim, check, measured, gan) for gan in concerned]
+            verdicts += [_verdict(claim, check, position == 0, told) for told in found if told is not None]
+    return verdicts
+
+
+def meets(config: Mapping[str, Any], conditions: Sequence[Condition]) -> bool:
+    """Whether a configuration meets all conditions."""
+    flat = flatten(config)
+    return all(key in flat and _holds(flat[key], relation, value) for key, relation, value in conditions)
+
+
+def _holds(found: Any, relation: str, value: Any) -> bool:
+    if relation == ">":
+        return bool(found > value)
+    among = found in value if isinstance(value, tuple) else found == value
+    return among if relation == "=" else not among
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}; lists become tuples."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def find_twin(configs: Mapping[str, Mapping[str, Any]], gan: str, twin: Twin) -> str:
+    """The GAN that is ``gan`` but for the twin's choice; "" where there is none."""
+    mine = _told(configs[gan], twin.varied)
+    for name, config in configs.items():
+        if name != gan and meets(config, twin.control) and _told(config, twin.varied) == mine:
+            return name
+    return ""
+
+
+def _told(config: Mapping[str, Any], varied: tuple[str, ...]) -> dict[str, Any]:
+    """What twins have in common."""
+    out = (*UNTOLD, *varied)
+    return {k: v for k, v in flatten(config).items() if not any(k == o or k.startswith(f"{o}.") for o in out)}
+
+
+def pool(rows: Sequence[ResultRow]) -> Figure:
+    """Mean over trainings. Its interval holds the mean width of the trainings' own intervals, each end apart, and the
+    luck of training (Student's t on the mean), added in quadrature. All trainings share the real images, so that their
+    own intervals do not shrink with their number. A row without an interval is a plain fact.
+    """  # fmt: skip
+    values = [row.value for row in rows]
+    value = statistics.fmean(values)
+    below = statistics.fmean(row.value - (row.value if row.low is None else row.low) for row in rows)
+    above = statistics.fmean((row.value if row.high is None else row.high) - row.value for row in rows)
+    luck = 0.0
+    if len(values) > 1:
+        luck = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Figure(
+        value,
+        value - math.hypot(below, luck),
+        value + math.hypot(above, luck),
+        len(rows),
+        rows[0].n_real,
+        rows[0].n_synthetic,
+        rows[0].note,
+    )
+
+
+def compare(one: Figure, other: Figure, relation: Literal["ratio", "difference"]) -> Figure:
+    """Difference or ratio of two independent figures with the interval that follows from theirs.
+
+    MOVER (Zou & Donner 2008, equations 6 and 7): each end of the difference takes the two ends that make it, in
+    quadrature. Ratios of positive figures go over their logarithms; where an end is not positive, the ratio is not
+    bounded on that side.
+    """
+    a, b = (one, other) if relation == "difference" else (_log(one), _log(other))
+    value = a.value - b.value
+    low = value - math.hypot(a.value - a.low, b.high - b.value)
+    high = value + math.hypot(a.high - a.value, b.value - b.low)
+    if relation == "ratio":
+        value, low, high = (math.exp(min(end, 700.0)) if end < math.inf else end for end in (value, low, high))
+    sizes = (_common(one.n_real, other.n_real), _common(one.n_synthetic, other.n_synthetic))
+    return Figure(value, low, high, min(one.seeds, other.seeds), *sizes)
+
+
+def _log(figure: Figure) -> Figure:
+    ends = (math.log(end) if end > 0 else -math.inf for end in (figure.value, figure.low, figure.high))
+    return Figure(*ends, figure.seeds)
+
+
+def _common(a: int | None, b: int | None) -> int | None:
+    return a if a == b else None
+
+
+def decide(figure: Figure, side: str, threshold: float) -> str:
+    """Where the whole interval lies."""
+    above, below = figure.low > threshold, figure.high < threshold
+    if not above and not below:
+        return CANNOT_TELL
+    return SHOWN if above == (side == "above") else NOT_SHOWN
+
+
+_Told = tuple[str, str, Figure, str, str]
+"""GAN, twin, figure, verdict, note."""
+
+
+def _alone(claim: Claim, check: Check, measured: Measurements, gan: str) -> _Told | None:
+    figure = measured.figure(gan, check.metric)
+    if figure is None:
+        return None
+    if check.relation in ("ratio", "difference"):
+        over = measured.figure("" if check.over.startswith("floor.") else gan, check.over)
+        if over is None or (check.relation == "ratio" and min(figure.value, over.value) <= 0):
+            return None
+        figure = compare(figure, over, "ratio" if check.relation == "ratio" else "difference")
+    return gan, "", figure, decide(figure, check.side, check.threshold), figure.note
+
+
+def _pair(claim: Claim, check: Check, measured: Measurements, gan: str) -> _Told | None:
+    assert check.twin is not None
+    mine = measured.figure(gan, check.metric)
+    twin = find_twin(measured.configs, gan, check.twin)
+    if check.relation == "speedup":
+        figure = measured.speedup(gan, twin, check.metric)
+    else:
+        other = measured.figure(twin, check.metric) if twin else None
+        figure = None
+        if mine is not None and other is not None and (check.relation != "ratio" or min(mine.value, other.value) > 0):
+            figure = compare(mine, other, "ratio" if check.relation == "ratio" else "difference")
+    if figure is None:
+        if mine is None:
+            return None
+        missing = f"{twin} is there, but was not measured" if twin else f"nothing to compare with: {check.twin.train}"
+        return gan, twin, mine, CANNOT_TELL, f"{missing}; the figure is {check.metric} of {gan} alone"
+    if figure.seeds < MIN_SEEDS:
+        few = f"{figure.seeds} training(s) of one of the two: a difference may be luck; train {MIN_SEEDS} seeds of each"
+        return gan, twin, figure, CANNOT_TELL, few
+    return gan, twin, figure, decide(figure, check.side, check.threshold), ""
+
+
+def _correlation(claim: Claim, check: Check, measured: Measurements, concerned: Sequence[str]) -> _Told | None:
+    rows = {(row.gan, row.gan_seed, row.metric): row.value for row in measured.rows if row.gan in concerned}
+    trainings = [(gan, seed) for gan, seed, metric in rows if metric == check.metric]
+    pairs = [(rows[*one, check.metric], rows[*one, check.over]) for one in trainings if (*one, check.over) in rows]
+    if len(pairs) < 4:
+        return None
+    figure = spearman(pairs)
+    verdict = decide(figure, check.side, check.threshold)
+    note = f"over {len(pairs)} trainings of all GANs that the claim concerns"
+    if len(pairs) < MIN_GENERATORS:
+        verdict, note = CANNOT_TELL, f"{note}; {MIN_GENERATORS} are needed"
+    return concerned[0], "", figure, verdict, note
+
+
+def spearman(pairs: Sequence[tuple[float, float]]) -> Figure:
+    """Spearman's rank correlation, with Fisher's z and Bonett & Wright's (2000) standard error √((1 + ρ²/2)/(n − 3))."""
+    a, b = ([float(r) for r in _ranks(column)] for column in zip(*pairs, strict=True))
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return Figure(0.0, -1.0, 1.0, len(pairs))
+    rho = statistics.correlation(a, b)
+    z = math.atanh(max(-0.999999, min(0.999999, rho)))
+    half = 1.959964 * math.sqrt((1 + rho * rho / 2) / (len(pairs) - 3))
+    return Figure(rho, math.tanh(z - half), math.tanh(z + half), len(pairs))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """From 1; ties share their mean rank."""
+    order = sorted(values)
+    return [order.index(value) + (order.count(value) + 1) / 2 for value in values]
+
+
+def student_t(degrees: int) -> float:
+    """0.975 quantile of Student's t: a table, then Abramowitz & Stegun 26.7.5 (exact to 0.001 from 5 on)."""
+    if degrees <= 4:
+        return (12.7062, 4.3027, 3.1824, 2.7764)[degrees - 1]
+    z = 1.959964
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / degrees ** (i + 1) for i, term in enumerate(terms))
+
+
+def _verdict(claim: Claim, check: Check, leading: bool, told: _Told) -> Verdict:
+    gan, against, figure, verdict, note = told
+    return Verdict(
+        claim=claim.key,
+        text=claim.text,
+        source=claim.source,
+        metric=check.label,
+        probe=check.probe,
+        leading=leading,
+        gan=gan,
+        against=against,
+        verdict=verdict,
+        value=figure.value,
+        low=figure.low if math.isfinite(figure.low) else None,
+        high=figure.high if math.isfinite(figure.high) else None,
+        side=check.side,
+        threshold=check.threshold,
+        reason=check.reason,
+        seeds=figure.seeds,
+        n_real=figure.n_real,
+        n_synthetic=figure.n_synthetic,
+        note=note,
+    )
