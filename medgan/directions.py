@@ -42,6 +42,17 @@ def arithmetic(
 def direction(at: Tensor, shows: Sequence[bool] | Tensor, steps: int = 200, decay: float = 1e-2) -> Tensor:
     """The direction in which an attribute comes into sight: the normal of the plane that separates its points.
 
+    See :func:`plane`.
+
+    Returns:
+        [width], length 1, from without to with.
+    """
+    return plane(at, shows, steps, decay)[0]
+
+
+def plane(at: Tensor, shows: Sequence[bool] | Tensor, steps: int = 200, decay: float = 1e-2) -> tuple[Tensor, float]:
+    """The plane that separates points with an attribute from those without.
+
     Logistic regression with weight decay on standardised points, by Newton's method in float64 (Shen et al.,
     "Interpreting the Latent Space of GANs for Semantic Face Editing", CVPR 2020, have a linear support vector machine).
 
@@ -52,7 +63,8 @@ def direction(at: Tensor, shows: Sequence[bool] | Tensor, steps: int = 200, deca
         decay: of the squared weights.
 
     Returns:
-        [width], length 1, from without to with.
+        The normal [width], of length 1, from without to with; and how far along it the plane lies: ``at @ normal`` is
+        above that where the attribute is more likely than not.
 
     Raises:
         MedaugError: all images have the attribute, or none has.
@@ -76,8 +88,9 @@ def direction(at: Tensor, shows: Sequence[bool] | Tensor, steps: int = 200, deca
         weight = weight - move
         if float(move.abs().max()) < 1e-9:
             break
-    normal = weight[:-1] / scale
-    return (normal / normal.norm()).to(at.dtype)
+    normal = weight[:-1] / scale  # logit = normal·(at − mean) + constant
+    offset = float(normal @ at.double().mean(dim=0) - weight[-1]) / float(normal.norm())
+    return (normal / normal.norm()).to(at.dtype), offset
 
 
 def edit(

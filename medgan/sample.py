@@ -204,8 +204,14 @@ def held(noise: Sequence[Tensor]) -> NoiseSource:
     return source
 
 
-def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Between two normal latents along a great circle, lengths interpolated (White 2016). [N, latent] each."""
+def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
+    """Between two normal latents along a great circle, lengths interpolated (White 2016).
+
+    Args:
+        a: [N, latent].
+        b: [N, latent].
+        t: share of the way, or one for each, [N, 1].
+    """
     length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     angle = torch.acos(((a / length_a) * (b / length_b)).sum(dim=1, keepdim=True).clamp(-1.0, 1.0))
     if float(angle.sin().min()) < 1e-6:  # one direction: nothing to go around

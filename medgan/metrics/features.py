@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from medgan.metrics.measured import TooFewImagesError
 from medgan.metrics.sampling import split, split_patients
 from pipeline.records import MedaugError
 
@@ -33,13 +34,14 @@ def as_features(features: Features, name: str, minimum: int = 2) -> torch.Tensor
         float64 [N, D], detached.
 
     Raises:
-        MedaugError: another shape, fewer than ``minimum`` vectors, no dimension, or values that are not finite.
+        TooFewImagesError: fewer than ``minimum`` vectors.
+        MedaugError: another shape, no dimension, or values that are not finite.
     """
     tensor = torch.as_tensor(features).detach().to(torch.float64)
     if tensor.ndim != 2 or tensor.shape[1] == 0:
         raise MedaugError(f"{name}: shape {tuple(tensor.shape)}, expected [images, features]; flatten them first")
     if len(tensor) < minimum:
-        raise MedaugError(f"{name}: {len(tensor)} vector(s), expected at least {minimum}; give more images")
+        raise TooFewImagesError(f"{name}: {len(tensor)} vector(s), expected at least {minimum}; give more images")
     bad = int((~torch.isfinite(tensor)).any(dim=1).sum())
     if bad:
         raise MedaugError(f"{name}: {bad} of {len(tensor)} vectors hold NaN or infinity, expected finite values")
