@@ -14,6 +14,7 @@ from classifiers.trained import features, load_classifier
 from flows.context import Context, plain
 from flows.devices import training_device
 from flows.progress import progress_bar
+from flows.timeline import Timeline
 from medgan import LoadedGenerator
 from medgan.config import GanConfig
 from medgan.metrics import fid, kid
@@ -107,6 +108,9 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
         def build(draft: Draft) -> None:
             nonlocal fresh
             fresh = True
+            scratch = context.store.scratch(recipe)
+            timeline = Timeline(scratch)
+            judge = timeline.stamped(validation_curve(ScanDataset(dataset, "validation"), extractor))
             with (
                 training_device(context.config.device) as device,
                 progress_bar(f"train {gan.name} s{seed}", "images") as progress,
@@ -115,12 +119,12 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
                     gan,
                     ScanDataset(dataset, "train"),
                     seed,
-                    context.store.scratch(recipe),
+                    scratch,
                     draft.folder,
                     device=device,
                     log=run.log,
                     progress=progress,
-                    on_snapshot=validation_curve(ScanDataset(dataset, "validation"), extractor),
+                    on_snapshot=judge,
                     on_grid=lambda images_seen, grid: run.log_grid(grid, images_seen),
                 )
             draft.meta.update(
@@ -131,7 +135,7 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
                 images_seen=result.images_seen,
                 parameters=dict(result.parameters),
             )
-            draft.record.update(seconds=result.seconds)
+            draft.record.update(seconds=result.seconds, timeline=timeline.points)
 
         artifact = context.store.get_or_create(recipe, build)
         if not run.finished:
