@@ -22,6 +22,7 @@ from flows.configuration import ClassificationConfig
 from flows.context import Context
 from flows.devices import describe
 from flows.synthesize import write_pictures
+from flows.verdicts import experiment_verdicts, log_verdicts, probe_rows
 from pipeline.dataset import ScanDataset
 from pipeline.records import GanSummary, ReportInput, ResultRow, read_rows
 from pipeline.report import write_report
@@ -44,6 +45,7 @@ class Outcome:
         generator: generator artifact, where there is one.
         synthetic: synthetic artifact, where there is one.
         score: score artifact, where there is one.
+        scorecard: scorecard artifact, where there is one.
     """
 
     gan: str
@@ -53,6 +55,7 @@ class Outcome:
     generator: Path | None = None
     synthetic: Path | None = None
     score: Path | None = None
+    scorecard: Path | None = None
 
 
 def contrast_rows(cells: Sequence[tuple[Cell, Path]], settings: ClassificationConfig, seed: int) -> list[ResultRow]:
@@ -161,7 +164,7 @@ def gan_summary(outcome: Outcome) -> GanSummary:
         )
     if outcome.synthetic is not None:
         summary = replace(summary, samples=outcome.synthetic / "pictures")
-    return summary
+    return replace(summary, scorecard=outcome.scorecard)
 
 
 def experiment_warnings(context: Context, data: ScanDataset, outcomes: Sequence[Outcome]) -> list[str]:
@@ -232,7 +235,8 @@ def write_experiment_report(
     for _, path in cells:
         rows += read_rows(path / ROWS)
     contrasts = contrast_rows(cells, config.classification, config.seed)
-    rows += [*arm_rows(cells, config.classification, config.seed), *contrasts]
+    rows += [*arm_rows(cells, config.classification, config.seed), *contrasts, *probe_rows(config, outcomes)]
+    verdicts = experiment_verdicts(config, rows, outcomes)
 
     folder = context.report_folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -255,6 +259,7 @@ def write_experiment_report(
                 **{f"Synthetic set of {o.gan} (seed {o.seed})": str(o.synthetic) for o in outcomes if o.synthetic},
             },
             provenance={**provenance, "device": describe(), **versions()},
+            verdicts=tuple(verdicts),
         ),
         folder,
     )
@@ -263,6 +268,7 @@ def write_experiment_report(
         name = f"{row.metric}.{row.arm}.{row.classifier}.{row.gan}.x{row.ratio:g}"
         values |= {name: row.value, f"{name}.low": row.low or 0.0, f"{name}.high": row.high or 0.0}
     context.parent.log(values, 0)
+    log_verdicts(context.parent, verdicts)
     context.parent.log_file(folder / "report.html")
     context.parent.log_file(folder / "report.json")
     return folder / "report.html"

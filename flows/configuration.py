@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from classifiers.config import ClassifierConfig
-from flows.probes import PROBES
 from medgan.config import GanConfig
+from medgan.limitations import PROBES
 from pipeline.config import apply_overrides, expand_preset, merge, nearest, read_yaml, validate
 from pipeline.ingest import DataConfig
 from pipeline.records import MedaugError
@@ -41,7 +41,7 @@ class ScorecardConfig(Frozen):
         enabled: whether they are.
         images: real and synthetic images that a probe of images looks at, at most.
         draws: images that a probe of the latent space draws itself; some draw several times as many.
-        probes: names of :data:`flows.probes.PROBES` that run; empty for all.
+        probes: names of :data:`medgan.limitations.PROBES` that run; empty for all.
     """
 
     enabled: bool = True

@@ -27,6 +27,7 @@ from flows.ingest import ingest_scans
 from flows.preflight import check_disk, check_networks, check_output, check_services
 from flows.progress import say
 from flows.score import score_floor, score_synthetic
+from flows.scorecard import fill_scorecard
 from flows.synthesize import draw_synthetic
 from flows.tracking import tracking_uri
 from flows.train_gan import train_gan
@@ -186,7 +187,7 @@ def run_stages(context: Context, ingested: Path, until: Until, before: int, star
         failures,
     )
     usable = {key: path for key, path in trained.items() if Artifact.open(path).meta["status"] == "done"}
-    synthetic, scores, cells = {}, {}, {}
+    synthetic, scores, cards, cells = {}, {}, {}, {}
     if wanted >= STAGES.index("synthesize"):
         synthetic = settle(
             {key: draw_synthetic.submit(context, ingested, path) for key, path in usable.items()},
@@ -199,6 +200,15 @@ def run_stages(context: Context, ingested: Path, until: Until, before: int, star
             lambda key: f"scoring {key[0]} (seed {key[1]})",
             failures,
         )
+        if config.scorecard.enabled:
+            cards = settle(
+                {
+                    key: fill_scorecard.submit(context, ingested, extractor, usable[key], synthetic[key], path)
+                    for key, path in scores.items()
+                },
+                lambda key: f"the scorecard of {key[0]} (seed {key[1]})",
+                failures,
+            )
     if wanted >= STAGES.index("classify"):
         cells = settle(
             {cell: classify.submit(context, ingested, cell) for cell in grid(config, synthetic)},
@@ -206,7 +216,9 @@ def run_stages(context: Context, ingested: Path, until: Until, before: int, star
             failures,
         )
     outcomes = [
-        outcome(key, trained.get(key), synthetic.get(key), scores.get(key), failures)
+        replace(
+            outcome(key, trained.get(key), synthetic.get(key), scores.get(key), failures), scorecard=cards.get(key)
+        )
         for key in product([gan.name for gan in config.gans], config.gan_seeds)
     ]
     results = {"dataset": str(ingested), "mlflow": context.uri}

@@ -7,7 +7,7 @@ stands in :data:`medgan.limitations.PROBES`; here is how each is run.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,21 +20,25 @@ from classifiers.trained import TrainedClassifier, features, probabilities
 from medgan import LoadedGenerator
 from medgan.metrics import (
     attributes,
+    conditional,
     copies,
     droplets,
     duplicates,
     edits,
+    leak,
     mixing,
     ms_ssim,
     ndb,
     noise,
     path_length,
+    pinning,
     separability,
     spectrum,
     swd,
     truncation,
 )
 from medgan.metrics.drawing import classes_in_turn
+from medgan.metrics.intervals import clopper_pearson
 from medgan.metrics.measured import Measured
 from pipeline.dataset import ScanDataset
 
@@ -76,6 +80,7 @@ class Subject:
         training: all of them: copies may be of any.
         validation: scans of patients that neither the generator nor the classifier learnt from.
         synthetic: what the generator drew, at most as many as the configuration says.
+        transforms: of augmentation that are looked for in what it drew; its own, or those of its twin.
         draws: images that a probe draws itself.
         seed: of everything random.
     """
@@ -87,6 +92,7 @@ class Subject:
     training: Images
     validation: Images
     synthetic: Images
+    transforms: tuple[str, ...]
     draws: int
     seed: int
 
@@ -147,7 +153,7 @@ class Answer:
 
     figures: Mapping[str, Measured]
     picture: Picture | None = None
-    figure: Mapping[str, Any] | None = field(default=None)
+    figure: Mapping[str, Any] | None = None
 
 
 def _spectrum(subject: Subject) -> Answer:
@@ -201,6 +207,60 @@ def _copies(subject: Subject) -> Answer:
     if found.floor is not None:
         figures["floor.copies"] = found.floor
     return Answer(figures, copies.picture(known.images, drawn.images, found, count=5))
+
+
+def _conditional(subject: Subject) -> Answer:
+    real, held_out, drawn = subject.real, subject.validation, subject.synthetic
+    recalled = conditional.conditional_recall(
+        subject.real_features,
+        subject.synthetic_features,
+        real.labels,
+        drawn.labels,
+        real.patients,
+        subject.classes,
+        subject.seed,
+    )
+    named = conditional.conditional_accuracy(
+        subject.probabilities(held_out.images),
+        subject.probabilities(drawn.images),
+        held_out.labels,
+        drawn.labels,
+        held_out.patients,
+        subject.classes,
+        subject.seed,
+    )
+    # the class that the classifier recognises least is the one to look at
+    each = {label: named.get(f"conditional_accuracy.{name}") for label, name in enumerate(subject.classes)}
+    worst = min((one.value, label) for label, one in each.items() if one is not None)[1]
+    shown = ms_ssim.picture(real.images, drawn.images, real.labels, drawn.labels, worst, count=5)
+    return Answer({**recalled, **named}, shown)
+
+
+def _leak(subject: Subject) -> Answer:
+    if not subject.transforms:
+        return Answer({})
+    found = leak.leaks(
+        subject.real.images,
+        subject.validation.images,
+        subject.synthetic.images,
+        subject.transforms,
+        subject.validation.patients,
+        subject.seed,
+    )
+    each = list(found.values())
+    worst = max(each, key=lambda one: one.value)
+    transform = next(name for name, one in found.items() if one is worst)
+    # the transforms are looked for in the same scans: their intervals do not shrink in the mean
+    mean, low, high = (float(np.mean([getattr(one, end) for one in each])) for end in ("value", "low", "high"))
+    note = f"mean over {len(each)} transforms; {worst.note}"
+    summary = Measured(mean, low, high, worst.n_real, worst.n_synthetic, note)
+    return Answer({**found, "leak": summary, "leak.worst": replace(worst, note=f"{transform}; {worst.note}")})
+
+
+def _pinning(subject: Subject) -> Answer:
+    motion = pinning.observe(subject.generator, pairs=subject.draws // 2, seed=subject.seed)
+    shown = pinning.picture(subject.generator, seed=subject.seed)
+    return Answer({"pinning": pinning.pinning(motion, subject.seed)}, shown)
 
 
 def _droplets(subject: Subject) -> Answer:
@@ -321,13 +381,16 @@ RUN: Mapping[str, Callable[[Subject], Answer]] = {
     "ms_ssim": _ms_ssim,
     "ndb": _ndb,
     "duplicates": _duplicates,
+    "conditional": _conditional,
+    "leak": _leak,
     "copies": _copies,
-    "droplets": _droplets,
     "path_length": _path_length,
     "separability": _separability,
     "edits": _edits,
     "noise": _noise,
     "mixing": _mixing,
     "truncation": _truncation,
+    "droplets": _droplets,
+    "pinning": _pinning,
 }
 """How each probe is run."""

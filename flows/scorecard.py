@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from prefect import task
@@ -21,15 +20,15 @@ from flows.context import Context, one_line
 from flows.devices import share_cores, training_device
 from flows.probes import RUN, Answer, Images, Subject
 from flows.progress import progress_bar
-from medgan.limitations import CLAIMS, PROBES
-from medgan.verdicts import Measurements, judge, meets
+from flows.verdicts import ROWS, STAGE
+from medgan.limitations import PROBES, WITHOUT_AUGMENTATION
+from medgan.verdicts import find_twin, meets
 from pipeline.dataset import ScanDataset
-from pipeline.records import ResultRow, Verdict, read_rows, write_rows
+from pipeline.records import read_rows, write_rows
 from pipeline.store import Artifact, Draft, Recipe, code_version
 
 log = logging.getLogger(__name__)
-ROWS, MISSING, FIGURES = "rows.jsonl", "missing.json", "figures.json"
-STAGE = "probe"
+MISSING, FIGURES = "missing.json", "figures.json"
 CODE = (
     "flows.probes",
     "medgan.limitations",
@@ -77,7 +76,8 @@ def fill_scorecard(
         "synthetic": drawn.digest,
     }
     wanted = [name for name in RUN if name in settings.probes or not settings.probes]
-    chosen = {"images": settings.images, "draws": settings.draws, "probes": wanted, "seed": context.config.seed}
+    transforms = transforms_of(context.config, gan)
+    chosen = {"images": settings.images, "draws": settings.draws, "probes": wanted, "transforms": transforms, "seed": context.config.seed}
     recipe = Recipe("scorecard", f"{gan}-s{gan_seed}", inputs, chosen, code_version(*CODE))
 
     def build(draft: Draft) -> None:
@@ -120,9 +120,18 @@ def examine(
         training=Images.of(train, len(train), seed),
         validation=Images.of(ScanDataset(dataset, "validation"), most, seed),
         synthetic=Images.of(ScanDataset(synthetic), most, seed),
+        transforms=tuple(transforms_of(config, drawn.config.name)),
         draws=config.scorecard.draws,
         seed=seed,
     )
+
+
+def transforms_of(config: ExperimentConfig, gan: str) -> list[str]:
+    """The augmentation's transforms that are looked for in a GAN's scans: its own; without any, those of its twins."""
+    configs = {one.name: asdict(one) for one in config.gans}
+    twin = WITHOUT_AUGMENTATION
+    found = [name for name in configs if name == gan or find_twin(configs, name, twin) == gan]
+    return sorted({transform for name in found for transform in configs[name]["augmentation"]["transforms"]})
 
 
 def _may_work_next_time(error: Exception) -> bool:

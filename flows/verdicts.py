@@ -1,0 +1,80 @@
+"""What the scorecards of an experiment say of the literature's claims: figures over all seeds, then verdicts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.configuration import ExperimentConfig
+from medgan.limitations import CLAIMS
+from medgan.metrics.divergence import Course, divergence
+from medgan.metrics.speedup import Curves
+from medgan.verdicts import Measurements, judge
+from pipeline.records import ResultRow, Verdict, read_rows
+from pipeline.store import Artifact
+
+if TYPE_CHECKING:
+    from flows.compare import Outcome
+    from flows.tracking import Run
+
+ROWS = "rows.jsonl"
+STAGE = "probe"
+"""Of the result rows that probes give."""
+
+
+def probe_rows(config: ExperimentConfig, outcomes: Sequence[Outcome]) -> list[ResultRow]:
+    """All figures of the scorecards, and of each GAN over its seeds how its trainings went."""
+    rows = [row for one in outcomes if one.scorecard is not None for row in read_rows(one.scorecard / ROWS)]
+    if not config.scorecard.enabled:
+        return rows
+    for gan in config.gans:
+        courses = [Course(one.status, _curves(one.generator)) for one in outcomes if one.gan == gan.name]
+        found = divergence(courses, gan.loss) if courses else {}
+        rows += [replace(measured.row(metric, STAGE), gan=gan.name) for metric, measured in found.items()]
+    return rows
+
+
+def experiment_verdicts(
+    config: ExperimentConfig, rows: Sequence[ResultRow], outcomes: Sequence[Outcome]
+) -> list[Verdict]:
+    """The scorecard's verdicts.
+
+    Args:
+        config: the experiment.
+        rows: of all stages.
+        outcomes: of all trainings.
+    """
+    if not config.scorecard.enabled:
+        return []
+    curves = {(one.gan, one.seed): _with_seconds(one.generator) for one in outcomes if one.generator is not None}
+    used = [row for row in rows if row.stage in ("train", "score", STAGE)]
+    return judge(CLAIMS, Measurements({gan.name: asdict(gan) for gan in config.gans}, used, curves))
+
+
+def log_verdicts(run: Run, verdicts: Sequence[Verdict]) -> None:
+    """To the experiment's MLflow run: each leading check's figure with its interval, and its verdict as a tag."""
+    values: dict[str, float] = {}
+    for one in verdicts:
+        if one.leading:
+            name = f"limitation.{one.claim}.{one.gan}"
+            ends = {"": one.value, ".low": one.low, ".high": one.high}
+            values |= {f"{name}{end}": value for end, value in ends.items() if value is not None}
+            run.set_tag(name, one.verdict)
+    run.log(values, 0)
+
+
+def _curves(generator: Path | None) -> dict[str, list[tuple[float, float]]]:
+    """A training's curves; none of one that failed."""
+    if generator is None:
+        return {}
+    curves = json.loads((generator / "curves.json").read_text(encoding="utf-8"))
+    return {name: [(float(x), float(y)) for x, y in points] for name, points in curves.items()}
+
+
+def _with_seconds(generator: Path) -> Curves:
+    timeline: Mapping[str, list[list[float]]] = Artifact.open(generator).manifest["record"]
+    seconds = [(float(x), float(y)) for x, y in timeline.get("timeline", [])]
+    return {**_curves(generator), "seconds": seconds}

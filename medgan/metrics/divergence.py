@@ -1,0 +1,137 @@
+"""Divergence: how many seeds of a GAN's training went wrong, and how steady those are that did not.
+
+The min-max game has no loss whose fall would mean success (Goodfellow et al. 2014; Mescheder et al. 2018, "Which
+Training Methods for GANs do actually Converge?"). What can be seen in the curves: the trainer gave up; steps with
+non-finite losses or gradients, or returns to an earlier state; losses out of bounds; a discriminator so sure of itself
+that it teaches nothing; and a quality that differs from seed to seed or still swings in the last quarter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from medgan.metrics.intervals import clopper_pearson, deviation_interval
+from medgan.metrics.measured import Measured, TooFewImagesError
+
+Curve = Sequence[tuple[float, float]]
+"""(images seen, value), in order."""
+
+EQUILIBRIUM: Mapping[str, float] = {
+    "bce": 2 * math.log(2),
+    "non_saturating": 2 * math.log(2),
+    "minimax": 2 * math.log(2),
+    "least_squares": 0.25,
+    "hinge": 2.0,
+}
+"""Discriminator loss where it cannot tell real from generated; a Wasserstein critic has none to compare with."""
+SATURATED = 0.01
+"""Share of that loss below which, throughout the last quarter, the discriminator is saturated."""
+BOUND = 1e4
+"""Absolute loss out of bounds: no loss here is above a few hundred in a training that goes well."""
+SKIPPED = 0.01
+"""Share of curve points with newly skipped (non-finite) steps from which a training counts as diverged."""
+LAST = 0.25
+QUALITY = "validation.fid.domain"
+
+
+@dataclass(frozen=True)
+class Course:
+    """How the training of one seed went.
+
+    Attributes:
+        status: "done", "diverged" or "failed".
+        curves: metric → points; as in :class:`medgan.progression.TrainResult`.
+    """
+
+    status: str
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+
+
+def last_quarter(curve: Curve) -> list[float]:
+    """Values in the last quarter of the images that the curve spans."""
+    if not curve:
+        return []
+    start = curve[-1][0] - LAST * (curve[-1][0] - min(curve[0][0], 0.0))
+    return [value for seen, value in curve if seen >= start]
+
+
+def signs(course: Course, loss: str) -> list[str]:
+    """What speaks for a divergence, a few words each; empty for a training that went well.
+
+    Args:
+        course: one seed's training.
+        loss: the adversarial loss, a name of :data:`medgan.losses.LOSSES`.
+    """
+    found = [] if course.status == "done" else [f"status {course.status}"]
+    if course.curves.get("rollback"):
+        found.append(f"went back {len(course.curves['rollback'])} time(s)")
+    broken = [name for name, curve in course.curves.items() if any(not math.isfinite(value) for _, value in curve)]
+    if broken:
+        found.append(f"not finite: {', '.join(sorted(broken))}")
+    skipped = [value for _, value in course.curves.get("skipped", [])]
+    rises = sum(later > earlier for earlier, later in zip([0.0, *skipped], skipped, strict=False))
+    if skipped and rises > SKIPPED * len(skipped):
+        found.append(f"non-finite steps at {rises} of {len(skipped)} points")
+    for name in ("loss.discriminator", "loss.generator"):
+        values = [abs(value) for value in last_quarter(course.curves.get(name, []))]
+        # a Wasserstein critic's loss has no scale of its own, but not of this size either
+        if any(value > BOUND for value in values):
+            found.append(f"{name} up to {max(values):.3g}")
+    own = last_quarter(course.curves.get("loss.discriminator", []))
+    if loss in EQUILIBRIUM and own and max(own) < SATURATED * EQUILIBRIUM[loss]:
+        found.append(f"saturated discriminator: loss at most {max(own):.2g}")
+    return found
+
+
+def divergence(courses: Sequence[Course], loss: str, quality: str = QUALITY) -> dict[str, Measured]:
+    """Share of seeds that diverged, and how much quality varies over seeds and at the end of each.
+
+    Args:
+        courses: one for each seed of a GAN.
+        loss: its adversarial loss.
+        quality: the curve that tells quality, lower being better.
+
+    Returns:
+        ``divergence``, with the exact interval of so many of the seeds; ``divergence.over_seeds``, the standard
+        deviation of the last quality over seeds that did not diverge, relative to their mean, with its χ² interval
+        (needs two such seeds); ``divergence.last_quarter``, the standard deviation of quality around a straight line
+        in the last quarter, relative to its mean: median over those seeds and their range (needs three points each).
+
+    Raises:
+        TooFewImagesError: no seed at all.
+    """
+    if not courses:
+        raise TooFewImagesError("divergence: no training, expected at least one seed")
+    reasons = [signs(course, loss) for course in courses]
+    count, seeds = sum(map(bool, reasons)), len(courses)
+    note = "; ".join(f"seed {number}: {', '.join(why)}" for number, why in enumerate(reasons, 1) if why)
+    share = Measured(count / seeds, *clopper_pearson(count, seeds), note=note or f"none of {seeds} seeds")
+    measured = {"divergence": share}
+    steady = [course.curves.get(quality, []) for course, why in zip(courses, reasons, strict=True) if not why]
+    final = torch.tensor([curve[-1][1] for curve in steady if curve], dtype=torch.float64)
+    if len(final) > 1 and final.mean() > 0:
+        spread = float(final.std() / final.mean())
+        ends = deviation_interval(spread, len(final))
+        note = f"{quality} at the end over {len(final)} seeds: {', '.join(f'{value:.4g}' for value in final.tolist())}"
+        measured["divergence.over_seeds"] = Measured(spread, *ends, note=f"relative standard deviation; {note}")
+    swings = [swing for curve in steady if (swing := _swing(last_quarter(curve))) is not None]
+    if swings:
+        middle = float(torch.tensor(swings, dtype=torch.float64).quantile(0.5))
+        note = f"{quality} around a straight line, relative; median and range over {len(swings)} seed(s)"
+        measured["divergence.last_quarter"] = Measured(middle, min(swings), max(swings), note=note)
+    return measured
+
+
+def _swing(values: Sequence[float]) -> float | None:
+    """Standard deviation around a straight line over the mean; None for fewer than three points."""
+    if len(values) < 3:
+        return None
+    y = torch.tensor(values, dtype=torch.float64)
+    x = torch.arange(len(y), dtype=torch.float64) - (len(y) - 1) / 2
+    rest = y - y.mean() - x * (x @ y) / x.square().sum()
+    # a line takes two degrees of freedom
+    return float((rest.square().sum() / (len(y) - 2)).sqrt() / y.mean().abs().clamp(min=1e-12))
