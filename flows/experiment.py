@@ -216,9 +216,7 @@ def run_stages(context: Context, ingested: Path, until: Until, before: int, star
             failures,
         )
     outcomes = [
-        replace(
-            outcome(key, trained.get(key), synthetic.get(key), scores.get(key), failures), scorecard=cards.get(key)
-        )
+        replace(outcome(key, trained.get(key), synthetic.get(key), scores.get(key), failures), scorecard=cards.get(key))
         for key in product([gan.name for gan in config.gans], config.gan_seeds)
     ]
     results = {"dataset": str(ingested), "mlflow": context.uri}

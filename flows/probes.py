@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -281,7 +282,7 @@ def _path_length(subject: Subject) -> Answer:
         )
         figures[f"ppl.{space}"] = path_length.path_length(speeds, subject.seed)
         edges, counts = path_length.histogram(speeds, 24)
-        middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+        middles = [(a + b) / 2 for a, b in pairwise(edges)]
         lines[space] = [[x, float(y)] for x, y in zip(middles, counts, strict=True)]
     return Answer(figures, figure=_figure(lines, "path length of a pair", "pairs", steps=True))
 
@@ -344,9 +345,9 @@ def _truncation(subject: Subject) -> Answer:
 def excess(share: Measured, expected: float, calibrated: int) -> Measured:
     """A share above what real scans have at the same conformal threshold.
 
-    The threshold comes from ``calibrated`` real scans, so that the share of new real scans above it is itself uncertain:
-    with the k-th highest score as the threshold it is Beta(k, calibrated + 1 − k) distributed. Both uncertainties are
-    added in quadrature, each end apart.
+    The threshold comes from ``calibrated`` real scans, so that the share of new real scans above it is itself
+    uncertain: with the k-th highest score as the threshold it is Beta(k, calibrated + 1 − k) distributed. Both
+    uncertainties are added in quadrature, each end apart.
 
     Args:
         share: of synthetic scans, with its interval.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -77,7 +78,13 @@ def fill_scorecard(
     }
     wanted = [name for name in RUN if name in settings.probes or not settings.probes]
     transforms = transforms_of(context.config, gan)
-    chosen = {"images": settings.images, "draws": settings.draws, "probes": wanted, "transforms": transforms, "seed": context.config.seed}
+    chosen = {
+        "images": settings.images,
+        "draws": settings.draws,
+        "probes": wanted,
+        "transforms": transforms,
+        "seed": context.config.seed,
+    }
     recipe = Recipe("scorecard", f"{gan}-s{gan_seed}", inputs, chosen, code_version(*CODE))
 
     def build(draft: Draft) -> None:
@@ -87,9 +94,10 @@ def fill_scorecard(
         ):
             subject = examine(context.config, dataset, extractor, generator, synthetic, device)
             concerned = [name for name in wanted if meets(subject.config, PROBES[name].concerns)]
-            answers, missing = {}, {}
+            answers, missing, seconds = {}, {}, {}
             for number, name in enumerate(concerned):
                 progress(number, len(concerned))
+                started = time.monotonic()
                 try:
                     answers[name] = RUN[name](subject)
                 except Exception as error:
@@ -97,7 +105,9 @@ def fill_scorecard(
                         raise
                     missing[name] = one_line(error)
                     log.warning("scorecard of %s (seed %s): no %s: %s", gan, gan_seed, name, missing[name])
+                seconds[name] = time.monotonic() - started
             progress(len(concerned), len(concerned))
+        draft.record.update(seconds=seconds)
         write_answers(draft.folder, answers, missing, gan, gan_seed)
 
     artifact = context.store.get_or_create(recipe, build)
@@ -136,7 +146,9 @@ def transforms_of(config: ExperimentConfig, gan: str) -> list[str]:
 
 def _may_work_next_time(error: Exception) -> bool:
     """Whether a probe's failure is the machine's."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+    return isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    )
 
 
 def write_answers(

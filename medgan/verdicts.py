@@ -56,8 +56,8 @@ class Check:
         side: where the figure lies if the claim holds.
         threshold: where that side begins.
         reason: why there.
-        relation: "value" takes the metric as it is; "ratio" and "difference" set it against ``over`` of the same GAN or,
-            with a twin, against the twin's; "correlation" is Spearman's over all trainings between it and ``over``;
+        relation: "value" takes the metric as it is; "ratio" and "difference" set it against ``over`` of the same GAN
+            or, with a twin, against the twin's; "correlation" is Spearman's over all trainings between it and ``over``;
             "speedup" is how many times sooner than the twin's a training reaches a quality that both reach.
         over: the second metric, for a ratio, difference or correlation within; ``floor.*`` is that of real images.
         twin: the GAN to compare with.
@@ -75,10 +75,13 @@ class Check:
     @property
     def label(self) -> str:
         """What the figure is, for people: ``separability.w / separability.z``."""
-        sign = {"ratio": " / ", "difference": " − ", "correlation": " ~ "}.get(self.relation, "")
+        if self.relation == "value":
+            return self.metric
         if self.relation == "speedup":
             return f"times sooner in {self.metric}"
-        return f"{self.metric}{sign}{self.over or 'without'}" if sign else self.metric
+        if self.twin is not None:
+            return f"{self.relation} in {self.metric}"
+        return f"{self.metric} {dict(ratio='/', difference='−', correlation='~')[self.relation]} {self.over}"
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,10 @@ class Measurements:
         return pool(found) if found else None
 
     def speedup(self, gan: str, twin: str, clock: str) -> Figure | None:
-        """How many times sooner a GAN is than its twin: geometric mean over the seeds that both have, with Student's t
-        on the logarithms; without bounds where there is one seed. None where nothing can be compared.
-        """  # fmt: skip
+        """How many times sooner a GAN is than its twin; None where nothing can be compared.
+
+        Geometric mean over the seeds that both have, with Student's t on the logarithms; one seed has no bounds.
+        """
         seeds = [seed for name, seed in self.curves if name == gan and (twin, seed) in self.curves]
         found = [times_sooner(self.curves[gan, seed], self.curves[twin, seed], clock) for seed in seeds]
         logs = [math.log(times) for times in found if times is not None]
@@ -175,11 +179,11 @@ def judge(claims: Sequence[Claim], measured: Measurements) -> list[Verdict]:
         concerned = [gan for gan, config in measured.configs.items() if meets(config, claim.concerns)]
         for position, check in enumerate(claim.checks):
             if check.relation == "correlation":
-                found = [_correlation(claim, check, measured, concerned)] if concerned else []
+                found = [_correlation(check, measured, concerned)] if concerned else []
             elif check.twin is not None:
-                found = [_pair(claim, check, measured, gan) for gan in concerned]
+                found = [_pair(check, measured, gan) for gan in concerned]
             else:
-                found = [_alone(claim, check, measured, gan) for gan in concerned]
+                found = [_alone(check, measured, gan) for gan in concerned]
             verdicts += [_verdict(claim, check, position == 0, told) for told in found if told is not None]
     return verdicts
 
@@ -224,10 +228,12 @@ def _told(config: Mapping[str, Any], varied: tuple[str, ...]) -> dict[str, Any]:
 
 
 def pool(rows: Sequence[ResultRow]) -> Figure:
-    """Mean over trainings. Its interval holds the mean width of the trainings' own intervals, each end apart, and the
-    luck of training (Student's t on the mean), added in quadrature. All trainings share the real images, so that their
-    own intervals do not shrink with their number. A row without an interval is a plain fact.
-    """  # fmt: skip
+    """Mean over trainings.
+
+    Its interval holds the mean width of the trainings' own intervals, each end apart, and the luck of training
+    (Student's t on the mean), added in quadrature. All trainings share the real images, so that their own intervals do
+    not shrink with their number. A row without an interval is a plain fact.
+    """
     values = [row.value for row in rows]
     value = statistics.fmean(values)
     below = statistics.fmean(row.value - (row.value if row.low is None else row.low) for row in rows)
@@ -250,22 +256,25 @@ def compare(one: Figure, other: Figure, relation: Literal["ratio", "difference"]
     """Difference or ratio of two independent figures with the interval that follows from theirs.
 
     MOVER (Zou & Donner 2008, equations 6 and 7): each end of the difference takes the two ends that make it, in
-    quadrature. Ratios of positive figures go over their logarithms; where an end is not positive, the ratio is not
-    bounded on that side.
+    quadrature. Ratios of figures that cannot be negative go over their logarithms; where an end below is not positive,
+    the ratio is not bounded. A ratio of 0 has no logarithm: it reaches up to the highest end over the lowest one.
     """
+    sizes = (_common(one.n_real, other.n_real), _common(one.n_synthetic, other.n_synthetic))
+    seeds = min(one.seeds, other.seeds)
+    if relation == "ratio" and one.value <= 0:
+        return Figure(0.0, 0.0, max(one.high, 0.0) / other.low if other.low > 0 else math.inf, seeds, *sizes)
     a, b = (one, other) if relation == "difference" else (_log(one), _log(other))
     value = a.value - b.value
     low = value - math.hypot(a.value - a.low, b.high - b.value)
     high = value + math.hypot(a.high - a.value, b.value - b.low)
     if relation == "ratio":
         value, low, high = (math.exp(min(end, 700.0)) if end < math.inf else end for end in (value, low, high))
-    sizes = (_common(one.n_real, other.n_real), _common(one.n_synthetic, other.n_synthetic))
-    return Figure(value, low, high, min(one.seeds, other.seeds), *sizes)
+    return Figure(value, low, high, seeds, *sizes)
 
 
 def _log(figure: Figure) -> Figure:
-    ends = (math.log(end) if end > 0 else -math.inf for end in (figure.value, figure.low, figure.high))
-    return Figure(*ends, figure.seeds)
+    value, low, high = (math.log(end) if end > 0 else -math.inf for end in (figure.value, figure.low, figure.high))
+    return Figure(value, low, high, figure.seeds)
 
 
 def _common(a: int | None, b: int | None) -> int | None:
@@ -280,60 +289,65 @@ def decide(figure: Figure, side: str, threshold: float) -> str:
     return SHOWN if above == (side == "above") else NOT_SHOWN
 
 
-_Told = tuple[str, str, Figure, str, str]
-"""GAN, twin, figure, verdict, note."""
+@dataclass(frozen=True)
+class _Told:
+    """A check's answer for one GAN."""
+
+    gan: str
+    figure: Figure
+    verdict: str
+    against: str = ""
+    remedy: str = ""
+    metric: str = ""  # where it is not the check's own
 
 
-def _alone(claim: Claim, check: Check, measured: Measurements, gan: str) -> _Told | None:
-    figure = measured.figure(gan, check.metric)
-    if figure is None:
+def _set_against(check: Check, figure: Figure, other: Figure | None) -> Figure | None:
+    """The check's figure from two; None where there is no second one, or a ratio without a positive one below."""
+    if other is None or (check.relation == "ratio" and other.value <= 0):
         return None
-    if check.relation in ("ratio", "difference"):
-        over = measured.figure("" if check.over.startswith("floor.") else gan, check.over)
-        if over is None or (check.relation == "ratio" and min(figure.value, over.value) <= 0):
-            return None
-        figure = compare(figure, over, "ratio" if check.relation == "ratio" else "difference")
-    return gan, "", figure, decide(figure, check.side, check.threshold), figure.note
+    return compare(figure, other, "ratio" if check.relation == "ratio" else "difference")
 
 
-def _pair(claim: Claim, check: Check, measured: Measurements, gan: str) -> _Told | None:
+def _alone(check: Check, measured: Measurements, gan: str) -> _Told | None:
+    figure = measured.figure(gan, check.metric)
+    if figure is not None and check.relation in ("ratio", "difference"):
+        # the floor of a probe stands with each GAN, that of the score stage with none
+        figure = _set_against(check, figure, measured.figure(gan, check.over) or measured.figure("", check.over))
+    return None if figure is None else _Told(gan, figure, decide(figure, check.side, check.threshold))
+
+
+def _pair(check: Check, measured: Measurements, gan: str) -> _Told | None:
     assert check.twin is not None
-    mine = measured.figure(gan, check.metric)
-    twin = find_twin(measured.configs, gan, check.twin)
+    mine, twin = measured.figure(gan, check.metric), find_twin(measured.configs, gan, check.twin)
     if check.relation == "speedup":
         figure = measured.speedup(gan, twin, check.metric)
     else:
-        other = measured.figure(twin, check.metric) if twin else None
-        figure = None
-        if mine is not None and other is not None and (check.relation != "ratio" or min(mine.value, other.value) > 0):
-            figure = compare(mine, other, "ratio" if check.relation == "ratio" else "difference")
+        figure = _set_against(check, mine, measured.figure(twin, check.metric)) if mine is not None and twin else None
     if figure is None:
         if mine is None:
             return None
-        missing = f"{twin} is there, but was not measured" if twin else f"nothing to compare with: {check.twin.train}"
-        return gan, twin, mine, CANNOT_TELL, f"{missing}; the figure is {check.metric} of {gan} alone"
+        remedy = f"{twin} was not measured" if twin else f"nothing to compare with; {check.twin.train}"
+        return _Told(gan, mine, CANNOT_TELL, twin, f"{remedy} ({check.metric} of {gan} alone is shown)", check.metric)
     if figure.seeds < MIN_SEEDS:
-        few = f"{figure.seeds} training(s) of one of the two: a difference may be luck; train {MIN_SEEDS} seeds of each"
-        return gan, twin, figure, CANNOT_TELL, few
-    return gan, twin, figure, decide(figure, check.side, check.threshold), ""
+        remedy = f"one training may be luck; train {MIN_SEEDS} seeds of each (there: {figure.seeds})"
+        return _Told(gan, figure, CANNOT_TELL, twin, remedy)
+    return _Told(gan, figure, decide(figure, check.side, check.threshold), twin)
 
 
-def _correlation(claim: Claim, check: Check, measured: Measurements, concerned: Sequence[str]) -> _Told | None:
+def _correlation(check: Check, measured: Measurements, concerned: Sequence[str]) -> _Told | None:
     rows = {(row.gan, row.gan_seed, row.metric): row.value for row in measured.rows if row.gan in concerned}
     trainings = [(gan, seed) for gan, seed, metric in rows if metric == check.metric]
     pairs = [(rows[*one, check.metric], rows[*one, check.over]) for one in trainings if (*one, check.over) in rows]
     if len(pairs) < 4:
         return None
     figure = spearman(pairs)
-    verdict = decide(figure, check.side, check.threshold)
-    note = f"over {len(pairs)} trainings of all GANs that the claim concerns"
     if len(pairs) < MIN_GENERATORS:
-        verdict, note = CANNOT_TELL, f"{note}; {MIN_GENERATORS} are needed"
-    return concerned[0], "", figure, verdict, note
+        return _Told(concerned[0], figure, CANNOT_TELL, remedy=f"train {MIN_GENERATORS} or more (there: {len(pairs)})")
+    return _Told(concerned[0], figure, decide(figure, check.side, check.threshold))
 
 
 def spearman(pairs: Sequence[tuple[float, float]]) -> Figure:
-    """Spearman's rank correlation, with Fisher's z and Bonett & Wright's (2000) standard error √((1 + ρ²/2)/(n − 3))."""
+    """Spearman's ρ, its interval by Fisher's z with the error √((1 + ρ²/2)/(n − 3)) of Bonett & Wright (2000)."""
     a, b = ([float(r) for r in _ranks(column)] for column in zip(*pairs, strict=True))
     if len(set(a)) < 2 or len(set(b)) < 2:
         return Figure(0.0, -1.0, 1.0, len(pairs))
@@ -350,9 +364,9 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 def student_t(degrees: int) -> float:
-    """0.975 quantile of Student's t: a table, then Abramowitz & Stegun 26.7.5 (exact to 0.001 from 5 on)."""
-    if degrees <= 4:
-        return (12.7062, 4.3027, 3.1824, 2.7764)[degrees - 1]
+    """0.975 quantile of Student's t: a table, then Abramowitz & Stegun 26.7.5 (exact to 0.001 from 7 on)."""
+    if degrees <= 6:
+        return (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469)[degrees - 1]
     z = 1.959964
     terms = (
         (z**3 + z) / 4,
@@ -363,17 +377,18 @@ def student_t(degrees: int) -> float:
 
 
 def _verdict(claim: Claim, check: Check, leading: bool, told: _Told) -> Verdict:
-    gan, against, figure, verdict, note = told
+    figure = told.figure
     return Verdict(
         claim=claim.key,
         text=claim.text,
         source=claim.source,
-        metric=check.label,
+        check=check.label,
+        metric=told.metric or check.label,
         probe=check.probe,
         leading=leading,
-        gan=gan,
-        against=against,
-        verdict=verdict,
+        gan=told.gan,
+        against=told.against,
+        verdict=told.verdict,
         value=figure.value,
         low=figure.low if math.isfinite(figure.low) else None,
         high=figure.high if math.isfinite(figure.high) else None,
@@ -383,5 +398,6 @@ def _verdict(claim: Claim, check: Check, leading: bool, told: _Told) -> Verdict:
         seeds=figure.seeds,
         n_real=figure.n_real,
         n_synthetic=figure.n_synthetic,
-        note=note,
+        remedy=told.remedy,
+        note=figure.note,
     )

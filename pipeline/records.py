@@ -144,7 +144,8 @@ class Verdict:
         claim: key of the claim, e.g. "droplets".
         text: the claim as the literature has it.
         source: who claimed it.
-        metric: what the figure is, e.g. ``ppl.w`` or ``recall / floor.recall``.
+        check: what the claim is judged by, e.g. ``recall / floor.recall`` or ``difference in recall``.
+        metric: what the figure is: the same, or the metric alone where there is nothing to set it against.
         probe: who measured it; names the picture.
         leading: whether the claim's verdict is this row's; the other rows of a claim stand beside it.
         gan: preset name.
@@ -159,12 +160,14 @@ class Verdict:
         seeds: trainings behind the figure.
         n_real: real images behind it.
         n_synthetic: synthetic images of each training behind it.
-        note: why nothing can be told, and what would have to be trained; else what the probe says of its figure.
+        remedy: what would have to be trained before anything can be told; "" where that is not what is missing.
+        note: what the probe says of its figure.
     """
 
     claim: str
     text: str
     source: str
+    check: str
     metric: str
     probe: str
     leading: bool
@@ -180,6 +183,7 @@ class Verdict:
     seeds: int
     n_real: int | None = None
     n_synthetic: int | None = None
+    remedy: str = ""
     note: str = ""
 
 
@@ -198,8 +202,8 @@ class GanSummary:
         curves: metric name → list of (images seen, value).
         samples: folder with ``<label>.npy`` (``0.npy``, ...) uint8 [n, H, W] or [n, H, W, 3] and ``walk.npy``
             uint8 [classes, steps, H, W]; None where nothing was drawn.
-        scorecard: folder with ``missing.json`` (probe → reason), ``figures.json`` (probe → plain data of a small figure)
-            and ``pictures/<probe>.npy`` uint8 [H, W]; None where no probe ran.
+        scorecard: folder with ``missing.json`` (probe → reason), ``figures.json`` (probe → plain data of a small
+            figure) and ``pictures/<probe>.npy`` uint8 [H, W]; None where no probe ran.
     """
 
     gan: str

@@ -1,4 +1,4 @@
-"""How many times sooner one training reaches a given quality than another (the claim of PGGAN, section 2: 2 to 6 times).
+"""How many times sooner one training reaches a given quality than another (PGGAN, section 2, claims 2 to 6 times).
 
 The given quality is the worse of the two trainings' best, so that both reach it and neither's end decides; what comes
 after it does not count. Curves are those of validation patients: FID over images seen, and over seconds where the

@@ -130,8 +130,8 @@ def small_figure(data: Mapping[str, Any], colour: str, key: str, alt: str) -> Ma
         good = [(x, y) for x, y in points if finite(x) is not None and finite(y) is not None]
         if good:
             x, y = np.array(good, np.float64).T
-            style = {"color": INK if real else colour, "linewidth": 1.0 if real else 1.5, "label": _literal(name)}
-            axes.plot(x, y, linestyle=DASHES[i % 2], drawstyle="steps-mid" if data["steps"] else "default", **style)
+            drawn = axes.plot(x, y, drawstyle="steps-mid" if data["steps"] else "default", linestyle=DASHES[i % 2])
+            drawn[0].set(color=INK if real else colour, linewidth=1.0 if real else 1.5, label=_literal(name))
     if data["log"]:
         axes.set_yscale("log")
         axes.set_yticks([])

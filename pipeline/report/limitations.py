@@ -14,7 +14,7 @@ from pipeline.records import ResultRow, Verdict
 from pipeline.report.estimates import Evidence, Gan, estimate
 from pipeline.report.figures import small_figure
 from pipeline.report.images import Picture, sheet
-from pipeline.report.numbers import MISSING, decimals, interval, number
+from pipeline.report.numbers import MINUS, MISSING, decimals, interval, number
 from pipeline.report.tables import Cell, Group, Line, Table
 
 STAGE = "probe"
@@ -53,7 +53,7 @@ class Told:
         figure: the number with its interval.
         against: what it is compared with, and why nothing can be told.
         why: the reason where nothing was measured.
-        picture: what a reader can see; without a uri where there is none.
+        picture: what a reader can see.
         svg: a small figure instead.
         shows: what either shows.
     """
@@ -63,8 +63,8 @@ class Told:
     figure: str = ""
     against: str = ""
     why: str = ""
-    picture: Picture = Picture()
-    svg: Markup = Markup("")
+    picture: Picture | None = None
+    svg: Markup | None = None
     shows: str = ""
 
 
@@ -133,14 +133,16 @@ def figure_of(verdict: Verdict) -> str:
 
 def side_of(verdict: Verdict) -> str:
     """``above 0.05``."""
-    return f"{verdict.side} {number(verdict.threshold)}"
+    return f"{verdict.side} {verdict.threshold:g}".replace("-", MINUS)
 
 
 def _claim(evidence: Evidence, key: str, verdicts: tuple[Verdict, ...], position: int) -> ClaimLine:
     mine = [v for v in verdicts if v.claim == key]
     lead = next((v for v in mine if v.leading), mine[0])
-    told = tuple(_told(evidence, gan, [v for v in mine if v.gan == gan.name], f"claim{position}") for gan in evidence.gans)
-    return ClaimLine(lead.text, lead.source, f"{lead.metric} {side_of(lead)}: {lead.reason}", told)
+    told = tuple(
+        _told(evidence, gan, [v for v in mine if v.gan == gan.name], f"claim{position}") for gan in evidence.gans
+    )
+    return ClaimLine(lead.text, lead.source, f"{lead.check} {side_of(lead)}: {lead.reason}", told)
 
 
 def _told(evidence: Evidence, gan: Gan, mine: list[Verdict], key: str) -> Told:
@@ -148,13 +150,17 @@ def _told(evidence: Evidence, gan: Gan, mine: list[Verdict], key: str) -> Told:
     if not mine:
         return Told()
     if lead is None:
-        return Told(verdict=MISSING, why="the leading figure was not measured")
+        missing = [_read_json(one.scorecard, "missing.json") for one in gan.trainings]
+        reasons = [str(reasons[v.probe]) for reasons in missing for v in mine if v.probe in reasons]
+        return Told(verdict=MISSING, why=reasons[0] if reasons else "the leading figure was not measured")
     against = f"against {lead.against}" if lead.against else ""
-    why = lead.note if lead.verdict not in KINDS and lead.note else ""
-    told = Told(lead.verdict, KINDS.get(lead.verdict, "cannot-tell"), figure_of(lead), against, why)
+    told = Told(lead.verdict, KINDS.get(lead.verdict, "cannot-tell"), figure_of(lead), against, lead.remedy)
     for probe in dict.fromkeys(v.probe for v in mine):
         for training in gan.trainings:
-            picture, data = _picture(training.scorecard, probe), _read_json(training.scorecard, "figures.json").get(probe)
+            picture, data = (
+                _picture(training.scorecard, probe),
+                _read_json(training.scorecard, "figures.json").get(probe),
+            )
             shows = SHOWS.get(probe, "")
             if picture is not None:
                 return replace(told, picture=picture, shows=shows)
@@ -191,13 +197,15 @@ def _checks(verdicts: tuple[Verdict, ...]) -> Table:
         for v in mine:
             name = f"{v.metric}, {v.gan}" + (f" against {v.against}" if v.against else "")
             seeds = f"{v.seeds} training" + ("s" if v.seeds != 1 else "")
-            counts = [f"{n:,} {what}" for n, what in ((v.n_real, "real"), (v.n_synthetic, "synthetic")) if n is not None]
+            counts = [
+                f"{n:,} {what}" for n, what in ((v.n_real, "real"), (v.n_synthetic, "synthetic")) if n is not None
+            ]
             cells = (
                 Cell(v.verdict, ("leads",) if v.leading else ()),
                 Cell(number(v.value), (figure_of(v).partition(" ")[2].strip("()"),)),
                 Cell(side_of(v), (v.reason,)),
                 Cell(seeds, tuple(counts)),
-                Cell(v.note),
+                Cell("; ".join(filter(None, (v.remedy, v.note)))),
             )
             lines.append(Line(name, cells))
         groups.append(Group(f"{mine[0].text} ({mine[0].source})", tuple(lines)))
