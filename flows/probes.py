@@ -6,7 +6,7 @@ stands in :data:`medgan.limitations.PROBES`; here is how each is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -41,6 +41,7 @@ from medgan.metrics import (
 from medgan.metrics.drawing import classes_in_turn
 from medgan.metrics.intervals import clopper_pearson
 from medgan.metrics.measured import Measured
+from medgan.verdicts import Figure, compare, pool
 from pipeline.dataset import ScanDataset
 
 Picture = NDArray[np.uint8]
@@ -234,7 +235,44 @@ def _conditional(subject: Subject) -> Answer:
     each = {label: named.get(f"conditional_accuracy.{name}") for label, name in enumerate(subject.classes)}
     worst = min((one.value, label) for label, one in each.items() if one is not None)[1]
     shown = ms_ssim.picture(real.images, drawn.images, real.labels, drawn.labels, worst, count=5)
-    return Answer({**recalled, **named}, shown)
+    return Answer({**recalled, **named, **worst_class(recalled, subject.classes)}, shown)
+
+
+def worst_class(recalled: Mapping[str, Measured], classes: Sequence[str]) -> dict[str, Measured]:
+    """``worst.conditional_recall``: the lowest recall of a class, as a share of what its real scans reach.
+
+    The lowest of K figures is low by chance, too: its interval is Bonferroni's, of K at once.
+
+    Args:
+        recalled: ``conditional_recall.<class>`` and their floors.
+        classes: names.
+
+    Returns:
+        Nothing where no class has both.
+    """
+    ratios: dict[str, Figure] = {}
+    for name in classes:
+        one, floor = (recalled.get(f"{prefix}conditional_recall.{name}") for prefix in ("", "floor."))
+        if one is not None and floor is not None and floor.value > 0:
+            own, real = (pool([each.row("recall")]) for each in (one, floor))
+            ratios[name] = compare(own, real, "ratio")
+    if not ratios:
+        return {}
+    name = min(ratios, key=lambda name: ratios[name].value)
+    worst, measured = ratios[name], recalled[f"conditional_recall.{name}"]
+    normal = torch.special.ndtri(torch.tensor([1 - 0.025 / len(ratios), 0.975], dtype=torch.float64))
+    wider = float(normal[0] / normal[1])
+    note = f"{name}, the lowest of {len(ratios)} classes (Bonferroni); recall over its real-against-real floor"
+    return {
+        "worst.conditional_recall": Measured(
+            worst.value,
+            max(worst.value - wider * (worst.value - worst.low), 0.0),
+            worst.value + wider * (worst.high - worst.value),
+            measured.n_real,
+            measured.n_synthetic,
+            note,
+        )
+    }
 
 
 def _leak(subject: Subject) -> Answer:
@@ -249,7 +287,7 @@ def _leak(subject: Subject) -> Answer:
         subject.seed,
     )
     each = list(found.values())
-    worst = max(each, key=lambda one: one.value)
+    worst = max(each, key=lambda one: one.low or 0.0)  # one that cannot be seen in real scans either is not it
     transform = next(name for name, one in found.items() if one is worst)
     # the transforms are looked for in the same scans: their intervals do not shrink in the mean
     mean, low, high = (float(np.mean([getattr(one, end) for one in each])) for end in ("value", "low", "high"))
