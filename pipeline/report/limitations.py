@@ -164,7 +164,7 @@ def _told(evidence: Evidence, gan: Gan, mine: list[Verdict], key: str) -> Told:
             shows = SHOWS.get(probe, "")
             if picture is not None:
                 return replace(told, picture=picture, shows=shows)
-            if data is not None:
+            if isinstance(data, dict) and {"lines", "x", "y", "log", "steps"} <= set(data):
                 place = f"{key}-{[one.name for one in evidence.gans].index(gan.name)}"
                 return replace(told, svg=small_figure(data, gan.colour, place, f"{shows}, {gan.name}"), shows=shows)
     return told
