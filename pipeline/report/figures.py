@@ -124,7 +124,7 @@ def small_figure(data: Mapping[str, Any], colour: str, key: str, alt: str) -> Ma
     """
     width, height = 2.1, 1.5
     figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0.34 / width, 0.34 / height, 1 - 0.42 / width, 1 - 0.58 / height))
+    axes = figure.add_axes((0.36 / width, 0.42 / height, 1 - 0.44 / width, 1 - 0.66 / height))
     for i, (name, points) in enumerate(data["lines"].items()):
         real = name == "real"
         good = [(x, y) for x, y in points if finite(x) is not None and finite(y) is not None]
