@@ -16,8 +16,8 @@ FILE = "timeline.json"
 class Timeline:
     """Seconds of training at each snapshot.
 
-    What the snapshots themselves take does not count. A training that was killed goes on from the time of its last
-    snapshot: what it had done since is not counted, what it does again is counted once.
+    What the snapshots themselves take does not count. A training that was killed goes on from the time of the last
+    snapshot that it does not make again; what it had done after that is not counted.
 
     Args:
         folder: the training's scratch folder.
@@ -28,7 +28,8 @@ class Timeline:
         self.points: list[tuple[float, float]] = []
         if self.file.is_file():
             self.points = [(x, y) for x, y in json.loads(self.file.read_text(encoding="utf-8"))]
-        self.started = time.monotonic() - (self.points[-1][1] if self.points else 0.0)
+        self.started = time.monotonic()
+        self.resumed = bool(self.points)
 
     def stamped(self, measure: Snapshot) -> Snapshot:
         """The same snapshot function, which notes the time first."""
@@ -36,6 +37,9 @@ class Timeline:
         def call(images_seen: int, generator: LoadedGenerator) -> Mapping[str, float]:
             now = time.monotonic()
             earlier = [point for point in self.points if point[0] < images_seen]  # a rollback abandons later ones
+            if self.resumed and earlier:
+                self.started -= earlier[-1][1]
+            self.resumed = False
             self.points = [*earlier, (float(images_seen), now - self.started)]
             unfinished = self.file.with_suffix(".unfinished")
             unfinished.write_text(json.dumps(self.points), encoding="utf-8")

@@ -54,6 +54,18 @@ def test_a_killed_training_goes_on_from_its_last_snapshot(clock, tmp_path):
     assert json.loads((tmp_path / FILE).read_text()) == [[100.0, 10.0], [200.0, 17.0]]
 
 
+def test_a_snapshot_that_is_made_again_counts_once(clock, tmp_path):
+    stamped = Timeline(tmp_path).stamped(lambda images, generator: {})
+    for images in (100, 200):
+        clock.now += 10
+        stamped(images, None)
+    again = Timeline(tmp_path)  # from a checkpoint before the second snapshot
+    for images in (200, 300):
+        clock.now += 9
+        again.stamped(lambda images, generator: {})(images, None)
+    assert again.points == [(100.0, 10.0), (200.0, 19.0), (300.0, 28.0)]
+
+
 def test_a_rollback_abandons_later_points(clock, tmp_path):
     timeline = Timeline(tmp_path)
     stamped = timeline.stamped(lambda images, generator: {})
