@@ -268,7 +268,7 @@ def write_experiment_report(
         name = f"{row.metric}.{row.arm}.{row.classifier}.{row.gan}.x{row.ratio:g}"
         values |= {name: row.value, f"{name}.low": row.low or 0.0, f"{name}.high": row.high or 0.0}
     context.parent.log(values, 0)
-    log_verdicts(context.parent, verdicts)
+    log_verdicts(context, rows, outcomes, verdicts)
     context.parent.log_file(folder / "report.html")
     context.parent.log_file(folder / "report.json")
     return folder / "report.html"

@@ -112,7 +112,8 @@ def fill_scorecard(
 
     artifact = context.store.get_or_create(recipe, build)
     score_run = Artifact.open(score).manifest["recipe"]["hash"]
-    context.tracker.log_rows_once(score_run, context.parent, read_rows(artifact.path / ROWS), artifact.path.name)
+    rows = read_rows(artifact.path / ROWS)
+    context.tracker.log_rows_once(score_run, context.parent, rows, "scorecard", artifact.path.name)
     return artifact.path
 
 

@@ -203,20 +203,21 @@ class Tracker:
             query += f" and tags.`{PARENT_TAG}` = '{parent.run_id}'"
         return list(self.client.search_runs([self.experiment_id], query, max_results=1))
 
-    def log_rows_once(self, key: str, parent: Run, rows: Sequence[ResultRow], mark: str) -> None:
+    def log_rows_once(self, key: str, parent: Run, rows: Sequence[ResultRow], tag: str, mark: str) -> None:
         """Adds figures to the run with this key under this parent, if it is there and does not have them already.
 
         Args:
             key: what identifies the run.
             parent: the experiment's parent run.
             rows: the figures.
-            mark: what identifies them: kept as a tag beside them.
+            tag: kept beside them.
+            mark: what identifies them, the tag's value.
         """
         for found in self._search(key, parent):
-            if found.data.tags.get("scorecard") != mark:
+            if found.data.tags.get(tag) != mark:
                 run = Run(self.client, found.info.run_id, finished=True)
                 run.log_rows(rows)
-                run.set_tag("scorecard", mark)
+                run.set_tag(tag, mark)
 
     def tag_run(self, run: Run, tags: Mapping[str, str]) -> None:
         """Sets several tags at once."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.configuration import ExperimentConfig
+from flows.tracking import metric_name
 from medgan.limitations import CLAIMS
 from medgan.metrics.divergence import Course, divergence
 from medgan.metrics.speedup import Curves
@@ -18,7 +19,7 @@ from pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from flows.compare import Outcome
-    from flows.tracking import Run
+    from flows.context import Context
 
 ROWS = "rows.jsonl"
 STAGE = "probe"
@@ -54,16 +55,32 @@ def experiment_verdicts(
     return judge(CLAIMS, Measurements({gan.name: asdict(gan) for gan in config.gans}, used, curves))
 
 
-def log_verdicts(run: Run, verdicts: Sequence[Verdict]) -> None:
-    """To the experiment's MLflow run: each leading check's figure with its interval, and its verdict as a tag."""
+def log_verdicts(
+    context: Context, rows: Sequence[ResultRow], outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]
+) -> None:
+    """To MLflow: what concerns all seeds of a GAN to each one's score run, the leading verdicts to the experiment's.
+
+    A verdict is a figure with its interval, ``limitation.<claim>.<gan>``, and a tag of the same name.
+
+    Args:
+        context: the experiment.
+        rows: of all stages.
+        outcomes: of all trainings.
+        verdicts: the scorecard.
+    """
+    for one in outcomes:
+        over_seeds = [row for row in rows if (row.stage, row.gan, row.gan_seed) == (STAGE, one.gan, None)]
+        if one.score is not None and over_seeds:
+            run = Artifact.open(one.score).manifest["recipe"]["hash"]
+            context.tracker.log_rows_once(run, context.parent, over_seeds, "over_seeds", str(len(outcomes)))
     values: dict[str, float] = {}
-    for one in verdicts:
-        if one.leading:
-            name = f"limitation.{one.claim}.{one.gan}"
-            ends = {"": one.value, ".low": one.low, ".high": one.high}
+    for told in verdicts:
+        if told.leading:
+            name = metric_name(f"limitation.{told.claim}.{told.gan}")  # a tag takes no more than a metric does
+            ends = {"": told.value, ".low": told.low, ".high": told.high}
             values |= {f"{name}{end}": value for end, value in ends.items() if value is not None}
-            run.set_tag(name, one.verdict)
-    run.log(values, 0)
+            context.parent.set_tag(name, told.verdict)
+    context.parent.log(values, 0)
 
 
 def _curves(generator: Path | None) -> dict[str, list[tuple[float, float]]]:

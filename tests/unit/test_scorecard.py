@@ -112,7 +112,7 @@ def judged(planted: dict[str, Any], drawn: Path) -> tuple[Outcome, dict[str, Ver
     outcome = Outcome("stylegan2", 0, "done", "", planted["generator"], drawn, score, card)
     rows = [*read_rows(score / "rows.jsonl"), *probe_rows(context.config, [outcome])]
     verdicts = experiment_verdicts(context.config, rows, [outcome])
-    log_verdicts(context.parent, verdicts)
+    log_verdicts(context, rows, [outcome], verdicts)
     summary = replace(gan_summary(outcome), samples=None)
     report = ReportInput(
         "planted", "", {}, {"classes": list(CLASSES)}, None, (summary,), tuple(rows), (), {}, {}, tuple(verdicts)
@@ -146,6 +146,7 @@ def test_copied_training_scans_are_seen_all_the_way_to_the_report(planted, tmp_p
     logged = next(run for run in score_runs if run.data.tags.get("scorecard") == outcome.scorecard.name)
     for row in read_rows(outcome.scorecard / "rows.jsonl"):
         assert logged.data.metrics[row.metric] == pytest.approx(row.value), row.metric
+    assert logged.data.metrics["divergence"] == 0.0
     parent = client.get_run(planted["context"].parent_run_id)
     assert parent.data.metrics["limitation.memorisation.stylegan2"] == pytest.approx(found.value)
     assert parent.data.tags["limitation.memorisation.stylegan2"] == "shown"
