@@ -10,7 +10,7 @@ from pathlib import Path
 
 FIDELITY = {"kid.domain", "fid.domain", "precision", "recall", "density", "coverage"}
 
-PROBED = ("copies", "duplicates", "ms_ssim", "swd", "spectrum", "ppl.z", "conditional_recall", "divergence")
+PROBED = ("duplicates", "ms_ssim", "swd", "spectrum", "ppl.z", "conditional_recall", "divergence")
 
 
 class _Loads(HTMLParser):

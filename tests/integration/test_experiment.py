@@ -88,7 +88,7 @@ def test_mlflow_holds_one_flat_run_for_each_cell(finished: tuple[Path, Path, dic
     by_gan = [run.data.metrics for run in scores if "gan" in run.data.tags]
     assert len(by_gan) == len(GANS)
     shared = set.intersection(*(set(metrics) for metrics in by_gan))
-    assert {"kid.domain", "recall", "copies", "ppl.z", "swd"} <= shared, "GANs compare only under the same names"
+    assert {"kid.domain", "recall", "duplicates", "ppl.z", "swd"} <= shared, "GANs compare only under the same names"
     assert sorted(run.data.tags["arm"] for run in cells) == ["A", "B", "C", "D", "D", "D", "D"]
     assert all(run.inputs.dataset_inputs for run in [*trainings, *scores, *cells])
     assert {run.data.params["gan.network"] for run in trainings} == set(GANS)
