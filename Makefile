@@ -5,7 +5,7 @@ RUNS ?= runs
 # A file's tests stay in one process; each process computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: quickstart test check slow service bench-ingest bench-decoders bench-gan clean
+.PHONY: quickstart test check slow service bench-ingest bench-decoders bench-gan bench-metrics clean
 .DEFAULT_GOAL := quickstart
 
 .venv/installed: pyproject.toml constraints.txt
@@ -15,6 +15,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --d
 
 .venv/installed-test: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	# Compared with in tests; torch-fidelity alone, for the torchvision that it asks for fits one build of torch only.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torch-fidelity prdc
 	touch $@
 
 quickstart: .venv/installed
@@ -38,6 +40,9 @@ bench-decoders: .venv/installed-test
 
 bench-gan: .venv/installed-test
 	$(BIN)/python -m tests.benchmarks.bench_gan --json bench-gan.json
+
+bench-metrics: .venv/installed-test
+	$(BIN)/python -m tests.benchmarks.bench_metrics --json bench-metrics.json
 
 check: .venv/installed-test
 	$(BIN)/ruff format --check .

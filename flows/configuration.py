@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from classifiers.config import ClassifierConfig
 from medgan.config import GanConfig
+from medgan.extractors import ExtractorConfig
 from medgan.limitations import PROBES
 from pipeline.config import apply_overrides, expand_preset, merge, nearest, read_yaml, validate
 from pipeline.ingest import DataConfig
@@ -114,6 +115,7 @@ class ExperimentConfig(Frozen):
         gans: one training per entry and GAN seed.
         gan_seeds: seeds of the generators.
         extractor: the classifier whose features ``fid.domain`` uses; trained on training patients.
+        extractors: further ones, e.g. ``{kind: inception, weights: PATH}``; each adds its own rows.
         synthesis: what is drawn.
         scorecard: which limitations are measured, on how many images.
         classifiers: the downstream classifiers.
@@ -130,6 +132,7 @@ class ExperimentConfig(Frozen):
     gans: tuple[GanConfig, ...] = ()
     gan_seeds: tuple[int, ...] = (0,)
     extractor: ClassifierConfig
+    extractors: tuple[Annotated[ExtractorConfig, Field(discriminator="kind")], ...] = ()
     synthesis: SynthesisConfig = SynthesisConfig()
     scorecard: ScorecardConfig = ScorecardConfig()
     classifiers: tuple[ClassifierConfig, ...] = ()
@@ -140,7 +143,12 @@ class ExperimentConfig(Frozen):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> ExperimentConfig:
-        for kind, names in (("gans", [g.name for g in self.gans]), ("classifiers", [c.name for c in self.classifiers])):
+        groups = {
+            "gans": [gan.name for gan in self.gans],
+            "classifiers": [classifier.name for classifier in self.classifiers],
+            "extractors": [extractor.name for extractor in self.extractors],
+        }
+        for kind, names in groups.items():
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{kind}: {', '.join(twice)} is there twice; give each entry its own name")

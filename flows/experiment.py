@@ -24,7 +24,14 @@ from flows.context import Context, one_line
 from flows.devices import workers
 from flows.features import train_extractor
 from flows.ingest import ingest_scans
-from flows.preflight import check_disk, check_networks, check_output, check_services
+from flows.preflight import (
+    check_disk,
+    check_extractor_names,
+    check_extractors,
+    check_networks,
+    check_output,
+    check_services,
+)
 from flows.progress import say
 from flows.score import score_floor, score_synthetic
 from flows.scorecard import fill_scorecard
@@ -52,6 +59,7 @@ def preflight(config: ExperimentConfig) -> None:
     check_output(config.runs)
     check_disk(config, check_networks(config))
     check_services(config)
+    check_extractors(config)
 
 
 def open_context(config: ExperimentConfig, dataset: Artifact) -> Context:
@@ -152,6 +160,7 @@ def experiment(config: ExperimentConfig, until: Until = "report") -> State[Any]:
         return finish(config, until, {"dataset": str(dataset.path)}, [], before)
 
     data = ScanDataset(ingested, "train")
+    check_extractor_names(config, data.spec.classes)
     parameters = check_networks(config, data.spec.classes)
     check_disk(config, parameters, scans=sum(counts.values()))
     check_sizes(config, ingested)

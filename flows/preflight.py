@@ -14,6 +14,7 @@ import torch
 
 from flows.configuration import ExperimentConfig
 from flows.tracking import tracking_uri
+from medgan.extractors import load_extractor
 from medgan.registry import build
 from pipeline.records import ImageSpec, MedaugError
 
@@ -105,3 +106,25 @@ def check_networks(config: ExperimentConfig, classes: tuple[str, ...] = ("a", "b
         trained = (*networks.generator.parameters(), *networks.discriminator.parameters())
         largest = max(largest, sum(weights.numel() for weights in trained))
     return largest
+
+
+def check_extractor_names(config: ExperimentConfig, classes: tuple[str, ...]) -> None:
+    """No extractor is named like a class: ``precision.x`` would be both.
+
+    Raises:
+        MedaugError: one is.
+    """
+    for extractor in config.extractors:
+        if extractor.name in classes:
+            raise MedaugError(f"extractors: {extractor.name!r} is a class too; give the extractor another name")
+
+
+def check_extractors(config: ExperimentConfig) -> None:
+    """Every further feature extractor is there, loads, and takes images of the configured size.
+
+    Raises:
+        MedaugError: the first that does not.
+    """
+    images = torch.zeros(2, config.data.channels, *config.data.size)
+    for extractor in config.extractors:
+        load_extractor(extractor, "cpu").features(images)

@@ -2,58 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from classifiers.trained import features, load_classifier
 from flows.context import Context
+from flows.extract import CODE as EXTRACTION
+from flows.extract import Source, real_features, sources, synthetic_features
 from flows.progress import progress_bar
 from medgan.metrics import fidelity, floor
 from pipeline.dataset import ScanDataset
-from pipeline.records import read_rows, write_rows
+from pipeline.records import ResultRow, read_rows, write_rows
 from pipeline.store import Artifact, Draft, Recipe, code_version
 
 ROWS = "rows.jsonl"
-CODE = ("medgan.metrics", "classifiers.trained", "classifiers.networks")
+CODE = ("flows.score", "medgan.metrics", *EXTRACTION)
 
 
 @task(name="score", task_run_name="score {synthetic.name}", tags=["score"], cache_policy=NO_CACHE)
 def score_synthetic(context: Context, dataset: Path, extractor: Path, synthetic: Path) -> Path:
     """FID, KID, precision, recall, density and coverage of one synthetic set, overall and for each class.
 
+    Args:
+        context: the experiment.
+        dataset: the dataset artifact; its training images are the reference.
+        extractor: the domain classifier's artifact; the configured extractors come beside it.
+        synthetic: the synthetic artifact.
+
     Returns:
         The score artifact's folder with ``rows.jsonl``.
     """
     drawn, data = Artifact.open(synthetic), Artifact.open(dataset)
     gan, gan_seed = drawn.meta["gan"], drawn.meta["gan_seed"]
-    inputs = {"dataset": data.digest, "extractor": Artifact.open(extractor).digest, "synthetic": drawn.digest}
-    recipe = Recipe("score", f"{gan}-s{gan_seed}", inputs, {"seed": context.config.seed}, code_version(*CODE))
+    used = sources(context, extractor)
+    recipe = _recipe(context, f"{gan}-s{gan_seed}", {"dataset": data.digest, "synthetic": drawn.digest}, used)
     tags = {"stage": "score", "gan": gan, "gan_seed": gan_seed}
     with context.child(recipe, f"score {gan} s{gan_seed}", tags) as run:
 
         def build(draft: Draft) -> None:
+            real, fake = ScanDataset(dataset, "train"), ScanDataset(synthetic)
+            rows: list[ResultRow] = []
             with progress_bar(f"score {gan} s{gan_seed}", "steps") as progress:
-                progress(0, 3)
-                network = load_classifier(extractor)
-                real, fake = ScanDataset(dataset, "train"), ScanDataset(synthetic)
-                real_features = features(network, real.tensor())
-                progress(1, 3)
-                fake_features = features(network, fake.tensor())
-                progress(2, 3)
-                rows = fidelity(
-                    real_features,
-                    fake_features,
-                    real.labels,
-                    fake.labels,
-                    real.patients,
-                    real.spec.classes,
-                    extractor="domain",
-                    seed=context.config.seed,
-                )
-                progress(3, 3)
+                for done, source in enumerate(used):
+                    progress(2 * done, 2 * len(used))
+                    of_real = real_features(context, source, dataset)
+                    of_fake = synthetic_features(context, source, synthetic, of_real)
+                    progress(2 * done + 1, 2 * len(used))
+                    found = fidelity(
+                        of_real.features,
+                        of_fake.features,
+                        real.labels,
+                        fake.labels,
+                        real.patients,
+                        real.spec.classes,
+                        extractor=source.name,
+                        seed=context.config.seed,
+                        real_statistics=of_real.statistics,
+                    )
+                    rows += _noted(found, of_real.note)
+                progress(2 * len(used), 2 * len(used))
             write_rows(draft.folder / ROWS, [replace(row, gan=gan, gan_seed=gan_seed) for row in rows])
 
         artifact = context.store.get_or_create(recipe, build)
@@ -72,21 +83,24 @@ def score_floor(context: Context, dataset: Path, extractor: Path) -> Path:
         The score artifact's folder with ``rows.jsonl``.
     """
     data = Artifact.open(dataset)
-    inputs = {"dataset": data.digest, "extractor": Artifact.open(extractor).digest}
-    recipe = Recipe("score", "floor", inputs, {"seed": context.config.seed}, code_version(*CODE))
+    used = sources(context, extractor)
+    recipe = _recipe(context, "floor", {"dataset": data.digest}, used)
     with context.child(recipe, "score real against real", {"stage": "score"}) as run:
 
         def build(draft: Draft) -> None:
             real = ScanDataset(dataset, "train")
-            real_features = features(load_classifier(extractor), real.tensor())
-            rows = floor(
-                real_features,
-                real.labels,
-                real.patients,
-                real.spec.classes,
-                extractor="domain",
-                seed=context.config.seed,
-            )
+            rows: list[ResultRow] = []
+            for source in used:
+                of_real = real_features(context, source, dataset)
+                found = floor(
+                    of_real.features,
+                    real.labels,
+                    real.patients,
+                    real.spec.classes,
+                    extractor=source.name,
+                    seed=context.config.seed,
+                )
+                rows += _noted(found, of_real.note)
             write_rows(draft.folder / ROWS, rows)
 
         artifact = context.store.get_or_create(recipe, build)
@@ -94,3 +108,16 @@ def score_floor(context: Context, dataset: Path, extractor: Path) -> Path:
             run.log_rows(read_rows(artifact.path / ROWS))
             run.log_dataset(data.path.name, data.digest, str(data.path), "reference")
     return artifact.path
+
+
+def _recipe(context: Context, name: str, inputs: Mapping[str, str], used: Sequence[Source]) -> Recipe:
+    extractors = {f"extractor.{source.name}": source.identity for source in used}
+    settings: dict[str, Any] = {
+        "seed": context.config.seed,
+        "precision": {source.name: source.precision for source in used},
+    }
+    return Recipe("score", name, {**inputs, **extractors}, settings, code_version(*CODE))
+
+
+def _noted(rows: Sequence[ResultRow], note: str) -> list[ResultRow]:
+    return [replace(row, note="; ".join(filter(None, [row.note, note]))) for row in rows]

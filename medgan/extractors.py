@@ -26,14 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medgan.inception import build_inception
+from medgan.metrics import DOMAIN, fid
 from pipeline.device import choose_device, place
 from pipeline.records import MedaugError
 from pipeline.store import file_sha256
 
 Precision = Literal["float32", "bfloat16"]
-
-DOMAIN = "domain"
-"""The name of the classifier that is trained on the training patients."""
 
 INCEPTION = "inception"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -44,6 +42,9 @@ INCEPTION_URL = (
 
 DOWNLOAD = "download"
 BATCH = 64
+LARGEST_CHANGE = 0.005
+"""bfloat16 is refused where it changes FID by more (:func:`bfloat16_change`)."""
+TRIAL = 1000
 UNIDENTIFYING = ("name", "precision", "path", "weights")
 """What changes no feature by itself: the files' contents count, not where they lie."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -222,6 +223,23 @@ def load_extractor(config: ExtractorConfig, device: str = "auto") -> Extractor:
             raise MedaugError(f"extractor {config.name}: {path} does not load ({_reason(error)})") from None
         network = _Prepared(loaded, config)
     return Extractor(config.name, _identity(config, path), place(network, where).eval(), where)
+
+
+def bfloat16_change(extractor: Extractor, images: Tensor) -> float:
+    """How much bfloat16 changes the FID between two halves of real images, as a share of it.
+
+    Halves of one set are nearer to each other than any generator's images are: if this distance stays, others do.
+
+    Args:
+        extractor: the network.
+        images: float32 [N, C, H, W] in [-1, 1], N at least 4; the first :data:`TRIAL` are used.
+    """
+    some = images[:TRIAL]
+    exact, rounded = (
+        fid.distance(found[::2], found[1::2])
+        for found in (extractor.features(some, "float32"), extractor.features(some, "bfloat16"))
+    )
+    return abs(rounded - exact) / exact if exact > 0.0 else float("inf")
 
 
 def inception_weights(config: InceptionConfig) -> Path:

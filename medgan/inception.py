@@ -34,6 +34,7 @@ class Conv(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, (height, width), stride, padding)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] -> [N, outputs, H, W], smaller at a stride or without padding."""
         return F.relu(self.conv(x), inplace=True)
 
 
@@ -56,6 +57,7 @@ class BlockA(nn.Module):
         self.branch_pool = Conv(inputs, pooled, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, 35, 35] -> [N, 224 + pooled, 35, 35]."""
         return torch.cat(
             [
                 self.branch1x1(x),
@@ -78,6 +80,7 @@ class BlockB(nn.Module):
         self.branch3x3dbl_3 = Conv(96, 96, 3, stride=2, same=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, 35, 35] -> [N, 480 + inputs, 17, 17]."""
         double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
         return torch.cat([self.branch3x3(x), double, F.max_pool2d(x, 3, stride=2)], dim=1)
 
@@ -99,6 +102,7 @@ class BlockC(nn.Module):
         self.branch_pool = Conv(inputs, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, 17, 17] -> [N, 768, 17, 17]."""
         once = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
         twice = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
         twice = self.branch7x7dbl_5(self.branch7x7dbl_4(twice))
@@ -118,6 +122,7 @@ class BlockD(nn.Module):
         self.branch7x7x3_4 = Conv(192, 192, 3, stride=2, same=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, 17, 17] -> [N, 512 + inputs, 8, 8]."""
         long = self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x)))
         return torch.cat(
             [self.branch3x3_2(self.branch3x3_1(x)), self.branch7x7x3_4(long), F.max_pool2d(x, 3, stride=2)], dim=1
@@ -141,6 +146,7 @@ class BlockE(nn.Module):
         self.branch_pool = Conv(inputs, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, 8, 8] -> [N, 2048, 8, 8]."""
         single = self.branch3x3_1(x)
         double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         pooled = F.max_pool2d(x, 3, stride=1, padding=1) if self.maximum else average(x)
@@ -175,6 +181,7 @@ class Inception(nn.Module):
         self.Mixed_7b, self.Mixed_7c = BlockE(1280, maximum=False), BlockE(2048, maximum=True)
 
     def forward(self, images: Tensor) -> Tensor:
+        """float32 [N, 3, H, W] in 0 to 255 -> float32 [N, 2048]."""
         # legend: [N, 3, H, W] → [N, 3, 299, 299]
         with torch.autocast(images.device.type, enabled=False):
             x = (resize(images, SIZE, SIZE) - 128.0) / 128.0

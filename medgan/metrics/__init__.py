@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medgan.metrics import fid, kid, precision_recall, sampling
 from medgan.metrics.features import Z95, Features, as_features, as_pair, is_constant, standard_errors
+from medgan.metrics.measured import TooFewImagesError
 from medgan.metrics.sampling import class_mix, pick_evenly, split_patients, unsplittable
 from pipeline.records import MedaugError, ResultRow
 
@@ -27,6 +28,9 @@ MIN_IMAGES = 2 * (precision_recall.NEIGHBOURS + 1)
 UNBIASED_FROM = 2048
 """Real images from which FID's bias is commonly neglected."""
 
+DOMAIN = "domain"
+"""The extractor whose precision, recall, density and coverage carry no extractor in their names."""
+
 Labels = NDArray[np.integer[Any]] | torch.Tensor
 
 
@@ -37,9 +41,10 @@ def fidelity(
     synthetic_labels: Labels,
     real_patients: Labels,
     classes: Sequence[str],
-    extractor: str = "domain",
+    extractor: str = DOMAIN,
     seed: int = 0,
     repeats: int = 20,
+    real_statistics: fid.Statistics | None = None,
 ) -> list[ResultRow]:
     """``fid``, ``kid``, ``precision``, ``recall``, ``density`` and ``coverage``, overall and for each class.
 
@@ -63,9 +68,11 @@ def fidelity(
         synthetic_labels: class index [M].
         real_patients: patient number of each real image [N]; halves of the real images never share a patient.
         classes: names in label order.
-        extractor: name of what the features come from, part of the metrics' names.
+        extractor: name of what the features come from, part of the metrics' names: ``fid.<extractor>`` and
+            ``precision.<extractor>``; plain ``precision`` is the domain extractor's.
         seed: of the random halves and subsets.
         repeats: random halves, at least 2.
+        real_statistics: of all real features, where they are known already.
 
     Returns:
         Rows with ``stage="score"``, ``n_real`` and ``n_synthetic``. A class with fewer than :data:`MIN_IMAGES` images
@@ -73,17 +80,19 @@ def fidelity(
         gets no figure; the notes of the overall rows name it.
 
     Raises:
-        MedaugError: fewer than :data:`MIN_IMAGES` images overall or in the real class mix, real images that cannot be
-            halved by patient, features that are not finite or differ in their dimension, labels or patients that do
-            not fit, or real features that are all equal.
+        TooFewImagesError: fewer than :data:`MIN_IMAGES` images overall or in the real class mix, or real images that
+            cannot be halved by patient.
+        MedaugError: features that are not finite or differ in their dimension, labels or patients that do not fit,
+            real features that are all equal, or a class that has the extractor's name.
     """
+    _refuse_ambiguous(extractor, classes)
     x, y = as_pair(real, synthetic, MIN_IMAGES)
     x_labels, y_labels = _labels(real_labels, x, classes, "real"), _labels(synthetic_labels, y, classes, "synthetic")
     patients = _patients(real_patients, x)
     _refuse_constant(x)
     mixed = class_mix(x_labels, y_labels, len(classes), seed)
     if len(mixed) < MIN_IMAGES:
-        raise MedaugError(
+        raise TooFewImagesError(
             f"synthetic images: {len(mixed)} in the real class proportions, expected at least {MIN_IMAGES}; "
             "synthesize more of every real class"
         )
@@ -102,7 +111,8 @@ def fidelity(
     few = f"no figures for {', '.join(too_few)}: fewer than {MIN_IMAGES} images" if too_few else ""
     mix = f"{len(mixed)} of {len(y)} synthetic images, in the real class mix" if len(mixed) < len(y) else ""
     note = "; ".join(filter(None, [mix, few, *unsplit]))
-    return _compare(x, y[mixed], patients, (x_labels, y_labels[mixed]), extractor, "", seed, repeats, note) + rows
+    labels = x_labels, y_labels[mixed]
+    return _compare(x, y[mixed], patients, labels, extractor, "", seed, repeats, note, real_statistics) + rows
 
 
 def floor(
@@ -110,7 +120,7 @@ def floor(
     real_labels: Labels,
     real_patients: Labels,
     classes: Sequence[str],
-    extractor: str = "domain",
+    extractor: str = DOMAIN,
     seed: int = 0,
     repeats: int = 20,
 ) -> list[ResultRow]:
@@ -131,9 +141,11 @@ def floor(
         that cannot.
 
     Raises:
-        MedaugError: fewer than twice :data:`MIN_IMAGES` images, images that cannot be halved by patient, labels or
-            patients that do not fit, features that are all equal.
+        TooFewImagesError: fewer than twice :data:`MIN_IMAGES` images, or images that cannot be halved by patient.
+        MedaugError: labels or patients that do not fit, features that are all equal, or a class that has the
+            extractor's name.
     """
+    _refuse_ambiguous(extractor, classes)
     x = as_features(real, "real features", 2 * MIN_IMAGES)
     labels = _labels(real_labels, x, classes, "real")
     patients = _patients(real_patients, x)
@@ -161,6 +173,7 @@ def _compare(
     seed: int,
     repeats: int,
     note: str = "",
+    real_statistics: fid.Statistics | None = None,
 ) -> list[ResultRow]:
     """All rows of one class, or of the whole."""
     rows: list[ResultRow] = []
@@ -183,7 +196,8 @@ def _compare(
 
     (error,) = standard_errors(lambda a, b: [fid.distance(a, b)], x, y, patients, repeats, seed)
     bias = f"biased upwards below {UNBIASED_FROM} real images" if len(x) < UNBIASED_FROM else ""
-    add(f"fid.{extractor}", fid.distance(x, y), error, None, bias)
+    distance = fid.frechet_distance(real_statistics or fid.statistics(x), fid.statistics(y))
+    add(f"fid.{extractor}", distance, error, None, bias)
 
     size = min(len(x) // 2, len(y))
     against_synthetic, against_real = _fid_at(size, x, y, patients, labels, seed, repeats)
@@ -207,7 +221,8 @@ def _compare(
     manifold = precision_recall.manifold(x, y)
     errors = standard_errors(precision_recall.manifold, x, y, patients, repeats, seed)
     for name, value, error in zip(manifold._fields, manifold, errors, strict=True):
-        add(name, value, error, None if name == "density" else 1.0, f"k = {precision_recall.NEIGHBOURS}")
+        highest = None if name == "density" else 1.0
+        add(_manifold_metric(name, extractor), value, error, highest, f"k = {precision_recall.NEIGHBOURS}")
     return rows
 
 
@@ -245,7 +260,10 @@ def _floor(
         f"kid.{extractor}": [
             kid.mmd2(x[first], x[second], patients[first], patients[second]) for first, second in halves
         ],
-        **{name: [getattr(each, name) for each in manifolds] for name in precision_recall.Manifold._fields},
+        **{
+            _manifold_metric(name, extractor): [getattr(each, name) for each in manifolds]
+            for name in precision_recall.Manifold._fields
+        },
     }
     return [
         ResultRow(
@@ -264,6 +282,15 @@ def _floor(
     ]
 
 
+def _manifold_metric(name: str, extractor: str) -> str:
+    return name if extractor == DOMAIN else f"{name}.{extractor}"
+
+
+def _refuse_ambiguous(extractor: str, classes: Sequence[str]) -> None:
+    if extractor != DOMAIN and extractor in classes:
+        raise MedaugError(f"extractor {extractor!r}: a class has this name too; give the extractor another name")
+
+
 def _labels(labels: Labels, features: torch.Tensor, classes: Sequence[str], name: str) -> torch.Tensor:
     tensor = torch.as_tensor(labels).to(features.device)
     if tensor.shape != (len(features),):
@@ -279,7 +306,7 @@ def _patients(patients: Labels, features: torch.Tensor) -> torch.Tensor:
     if tensor.shape != (len(features),):
         raise MedaugError(f"patients: shape {tuple(tensor.shape)}, expected one number for {len(features)} real images")
     if why := unsplittable(tensor, MIN_IMAGES // 2):
-        raise MedaugError(f"real images: {why}; give images of more patients")
+        raise TooFewImagesError(f"real images: {why}; give images of more patients")
     return tensor
 
 

@@ -1,0 +1,138 @@
+"""How long the Fréchet distance takes beside MONAI and torch-fidelity, and what memory the k-NN metrics need.
+
+    python -m tests.benchmarks.bench_metrics --json bench-metrics.json
+
+Programs take turns on the same features; figures are medians over the turns of the processors' time, which hardly minds
+other work on the machine, from features to distance. Features are skewed and correlated, with a spectrum over three
+decades, as those of a network with ReLU. Peak memory is that of a process of its own, all of it: PyTorch, the features
+and the work. The run fails where distances differ by more than a thousandth, or memory exceeds 1 GiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medgan.metrics import fid, precision_recall
+
+DIMENSION = 2048
+LARGEST_MEMORY = 2**30
+
+
+def features(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
+    """float32 [count, 2048]."""
+    mixing = torch.randn(DIMENSION, DIMENSION, generator=torch.Generator().manual_seed(99)) / DIMENSION**0.5
+    noise = torch.randn(count, DIMENSION, generator=torch.Generator().manual_seed(seed))
+    return torch.relu(noise * torch.logspace(0, -3, DIMENSION) @ mixing * 8.0 + 0.4 + shift)
+
+
+def programs() -> dict[str, Callable[[torch.Tensor, torch.Tensor], float]]:
+    """Name to function of (real, synthetic) features."""
+    from monai.metrics.fid import get_fid_score
+
+    from tests.unit.peers import torch_fidelity
+
+    theirs = torch_fidelity().metric_fid
+
+    def by_torch_fidelity(real: torch.Tensor, synthetic: torch.Tensor) -> float:
+        both = [theirs.fid_features_to_statistics(each) for each in (real, synthetic)]
+        return float(theirs.fid_statistics_to_metric(*both, verbose=False)["frechet_inception_distance"])
+
+    return {
+        "medgan": fid.distance,
+        "torch-fidelity": by_torch_fidelity,
+        "MONAI": lambda real, synthetic: float(get_fid_score(synthetic, real)),
+    }
+
+
+def distances(count: int, repeats: int) -> list[dict[str, Any]]:
+    """One row for each program."""
+    real, synthetic = features(count, 0), features(count, 1, 0.02)
+    called = programs()
+    taken: dict[str, list[float]] = {name: [] for name in called}
+    values: dict[str, float] = {}
+    for _ in range(repeats):
+        for name, function in called.items():
+            start = time.process_time()
+            values[name] = function(real, synthetic)
+            taken[name].append(time.process_time() - start)
+    own = statistics.median(taken["medgan"])
+    return [
+        {
+            "vectors": count,
+            "program": name,
+            "value": values[name],
+            "cpu_seconds": statistics.median(times),
+            "all_cpu_seconds": times,
+            "share": own / statistics.median(times),
+        }
+        for name, times in taken.items()
+    ]
+
+
+def neighbours(count: int) -> dict[str, Any]:
+    """Peak memory of precision, recall, density and coverage in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_metrics", "--neighbours", str(count)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def measure_neighbours(count: int) -> None:
+    """What :func:`neighbours` runs; prints JSON."""
+    real, synthetic = features(count, 0), features(count, 1, 0.02)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.process_time()
+    figures = precision_recall.manifold(real, synthetic)
+    spent = time.process_time() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    told = {"vectors": count, "cpu_seconds": spent, "peak_bytes": peak, "peak_before": before, **figures._asdict()}
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+def main() -> int:
+    """Measures, prints the table and writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vectors", type=int, nargs="+", default=[500, 1000, 10000], help="real and synthetic, each")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each program (default: 3)")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: 1)")
+    parser.add_argument("--neighbours", type=int, help="only this: memory of the k-NN metrics, as JSON")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.neighbours:
+        measure_neighbours(options.neighbours)
+        return 0
+    rows = []
+    sys.stdout.write(f"{'vectors':>8} {'program':16} {'FID':>14} {'cpu s':>9} {'ours / theirs':>14}\n")
+    for count in options.vectors:
+        for row in distances(count, options.repeats):
+            rows.append(row)
+            sys.stdout.write(
+                f"{count:8} {row['program']:16} {row['value']:14.6f} {row['cpu_seconds']:9.2f} {row['share']:14.4f}\n"
+            )
+            sys.stdout.flush()
+    memory = neighbours(max(options.vectors))
+    sys.stdout.write(
+        f"precision, recall, density, coverage of {memory['vectors']}: {memory['cpu_seconds']:.1f} cpu s, "
+        f"peak {memory['peak_bytes'] / 2**20:.0f} MiB ({memory['peak_before'] / 2**20:.0f} MiB before)\n"
+    )
+    if options.json:
+        options.json.write_text(json.dumps({"distances": rows, "neighbours": memory}, indent=1) + "\n")
+    own = {row["vectors"]: row["value"] for row in rows if row["program"] == "medgan"}
+    apart = [row for row in rows if abs(row["value"] / own[row["vectors"]] - 1.0) > 1e-3]
+    return 1 if apart or memory["peak_bytes"] > LARGEST_MEMORY else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
