@@ -28,19 +28,13 @@ def area(images: Tensor) -> Tensor:
 
 
 def intensity(images: Tensor) -> Tensor:
-    """Mean of the body, whatever its size; where there is none, -1."""
-    grey = _grey(images)
-    body = _body(grey)
-    return ((grey + 1) * body).sum(dim=(1, 2)) / body.sum(dim=(1, 2)).clamp(min=1e-9) - 1
+    """Mean of the body, whatever its size."""
+    return _moments(images)[0]
 
 
 def contrast(images: Tensor) -> Tensor:
-    """Standard deviation within the body; where there is none, 0."""
-    grey = _grey(images)
-    body = _body(grey)
-    size = body.sum(dim=(1, 2)).clamp(min=1e-9)
-    mean = (grey * body).sum(dim=(1, 2)) / size
-    return (((grey - mean[:, None, None]).square() * body).sum(dim=(1, 2)) / size).sqrt()
+    """Standard deviation within the body."""
+    return _moments(images)[1]
 
 
 def centre_x(images: Tensor) -> Tensor:
@@ -99,8 +93,20 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _body(grey: Tensor) -> Tensor:
-    """1 where there is body, with a soft edge, so that a score never jumps: [N, H, W]."""
-    return ((grey - DARK) / 0.2 + 0.5).clamp(0, 1)
+    """Near 1 where there is body, near 0 elsewhere: [N, H, W].
+
+    Soft, so that a score neither jumps nor stands still where all of an image is bright, or none.
+    """
+    return torch.sigmoid((grey - DARK) / 0.1)
+
+
+def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the body, 2 of [N]."""
+    grey = _grey(images)
+    body = _body(grey)
+    weight = body / body.sum(dim=(1, 2), keepdim=True)
+    mean = (grey * weight).sum(dim=(1, 2))
+    return mean, ((grey - mean[:, None, None]).square() * weight).sum(dim=(1, 2)).sqrt()
 
 
 def _centre(images: Tensor, axis: int) -> Tensor:

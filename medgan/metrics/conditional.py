@@ -22,7 +22,8 @@ from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.metrics.sampling import split_patients, unsplittable
 from pipeline.records import MedaugError
 
-FEWEST = 2 * (precision_recall.NEIGHBOURS + 1)
+K = precision_recall.NEIGHBOURS
+FEWEST = 2 * (K + 1)
 """Images of a class, real and synthetic, for its recall: half of them still need k others."""
 FEWEST_LABELLED = 10
 """Synthetic images of a class for its accuracy."""
@@ -75,7 +76,7 @@ def conditional_recall(
         if len(own) >= FEWEST and len(drawn) == 0:
             figures[name] = (0.0, 0.0)
             note = "no synthetic image of this class"
-            measured[f"conditional_recall.{name}"] = Measured(0.0, 0.0, 0.0, len(own), 0, note)
+            measured[f"conditional_recall.{name}"] = Measured(0.0, None, None, len(own), 0, note)
             continue
         if min(len(own), len(drawn)) < FEWEST or unsplittable(owner, FEWEST // 2):
             left_out.append(name)
@@ -98,9 +99,6 @@ def conditional_recall(
     if floors and all(len(found) == REPEATS for found in floors.values()):
         overall["floor.conditional_recall"] = _floor(torch.stack(list(floors.values())).mean(dim=0), len(x))
     return overall | measured
-
-
-K = precision_recall.NEIGHBOURS
 
 
 def _recall(real: torch.Tensor, synthetic: torch.Tensor) -> list[float]:
@@ -142,8 +140,8 @@ def conditional_accuracy(
 
     Returns:
         ``conditional_accuracy`` (mean over classes) and ``conditional_accuracy.<class>``;
-        ``floor.conditional_accuracy``, of the real images; ``loss.conditional_accuracy``, the real images' minus the synthetic ones' over the classes
-        that both have.
+        ``floor.conditional_accuracy``, of the real images; ``loss.conditional_accuracy``, the real images' minus the
+        synthetic ones'. Classes with too few synthetic images, or no validation image, are left out of all means.
 
     Raises:
         TooFewImagesError: no class has :data:`FEWEST_LABELLED` synthetic images and one validation image.

@@ -52,11 +52,8 @@ class Course:
 
 
 def last_quarter(curve: Curve) -> list[float]:
-    """Values in the last quarter of the images that the curve spans."""
-    if not curve:
-        return []
-    start = curve[-1][0] - LAST * (curve[-1][0] - min(curve[0][0], 0.0))
-    return [value for seen, value in curve if seen >= start]
+    """Values in the last quarter of the images that were seen."""
+    return [value for seen, value in curve if seen >= (1 - LAST) * curve[-1][0]]
 
 
 def signs(course: Course, loss: str) -> list[str]:

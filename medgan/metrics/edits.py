@@ -24,10 +24,11 @@ from medgan.directions import direction
 from medgan.explore import Space, images
 from medgan.metrics.attributes import ATTRIBUTES, Attribute, measure
 from medgan.metrics.drawing import Picture, of_images, points, tiled
-from medgan.metrics.intervals import percentile_interval, resamples
+from medgan.metrics.intervals import RESAMPLES, percentiles, resample
 from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.metrics.separability import confident_half, within_class
 from medgan.sample import LoadedGenerator
+from medgan.seeds import seeded
 from pipeline.records import MedaugError
 
 MIN_EDITED = 20
@@ -123,11 +124,8 @@ def purity(edits: Edits, seed: int = 0) -> Measured:
     if count < MIN_EDITED:
         raise TooFewImagesError(f"edits: {count} images moved, expected at least {MIN_EDITED}")
     size = edits.changes.abs()  # [i, N, j]
-    drawn = resamples(count, seed)
-    weights = torch.zeros(len(drawn), count, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(drawn.shape, dtype=torch.float64)
-    )
-    low, high = percentile_interval(_purities(torch.einsum("bn,inj->bij", weights / count, size)).mean(dim=1))
+    weights = resample(torch.arange(count), RESAMPLES, seeded(seed, "bootstrap"))
+    low, high = percentiles(_purities(torch.einsum("bn,inj->bij", weights / count, size)).mean(dim=1))
     each = _purities(size.mean(dim=1))
     named = ", ".join(f"{name} {value:.2f}" for name, value in zip(edits.names, each.tolist(), strict=True))
     return Measured(

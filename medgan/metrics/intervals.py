@@ -6,29 +6,26 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from medgan.metrics.features import Z95
 from medgan.seeds import seeded
 
-CONFIDENCE = 0.95
+TAIL = 0.025
+"""What each side of a 95 % interval leaves out."""
 RESAMPLES = 500
 """Draws of a percentile bootstrap; enough for the second digit of a 95 % interval's ends."""
 
 
-def clopper_pearson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Exact interval of a share (Clopper and Pearson 1934): the p that neither tail of the binomial rejects.
+def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
+    """Exact 95 % interval of a share (Clopper and Pearson 1934): the p that neither tail of the binomial rejects.
 
     Args:
         successes: 0 to ``trials``.
         trials: at least 1.
-        confidence: of the two-sided interval.
     """
-    assert 0 <= successes <= max(trials, 1), (successes, trials)
-    tail = (1 - confidence) / 2
+    assert 0 <= successes <= trials, (successes, trials)
     # P(X ≥ k) rises with p, P(X ≤ k) falls
-    low = 0.0 if successes == 0 else _root(lambda p: _binomial(successes, trials, trials, p) - tail)
-    high = 1.0 if successes == trials else _root(lambda p: tail - _binomial(0, successes, trials, p))
+    low = 0.0 if successes == 0 else _root(lambda p: _binomial(successes, trials, trials, p) - TAIL)
+    high = 1.0 if successes == trials else _root(lambda p: TAIL - _binomial(0, successes, trials, p))
     return low, high
 
 
@@ -50,18 +47,16 @@ def _root(rising: Callable[[float], float], low: float = 0.0, high: float = 1.0)
     return (low + high) / 2
 
 
-def deviation_interval(deviation: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Interval of a standard deviation from n normal values: (n − 1)s²/σ² is χ² with n − 1 degrees of freedom.
+def deviation_interval(deviation: float, n: int) -> tuple[float, float]:
+    """95 % interval of a standard deviation from n normal values: (n − 1)s²/σ² is χ² with n − 1 degrees of freedom.
 
     Args:
         deviation: s, with divisor n − 1.
         n: at least 2.
-        confidence: of the two-sided interval.
     """
     assert n > 1, n
     degrees = n - 1
-    tail = (1 - confidence) / 2
-    low, high = (deviation * math.sqrt(degrees / _chi_square_quantile(share, degrees)) for share in (1 - tail, tail))
+    low, high = (deviation * math.sqrt(degrees / _chi_square_quantile(share, degrees)) for share in (1 - TAIL, TAIL))
     return low, high
 
 
@@ -93,31 +88,12 @@ def resample(patients: torch.Tensor, repeats: int, generator: torch.Generator) -
     return times[:, owner]
 
 
-def percentiles(values: torch.Tensor, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Ends of the percentile interval of bootstrap values [repeats]."""
-    tail = (1 - confidence) / 2
-    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
-    return low, high
-
-
-REPEATS = 1000
-
-
-def resamples(count: int, seed: int, repeats: int = REPEATS) -> Tensor:
-    """Bootstrap samples: positions drawn with replacement, int64 [repeats, count] (Efron 1979)."""
+def resamples(count: int, seed: int, repeats: int = RESAMPLES) -> torch.Tensor:
+    """Positions of ``count`` independent units drawn with replacement, int64 [repeats, count]."""
     return torch.randint(count, (repeats, count), generator=seeded(seed, "bootstrap"))
 
 
-def percentile_interval(values: Tensor) -> tuple[float, float]:
-    """The middle 95 % of bootstrap values [repeats]."""
-    low, high = torch.quantile(values.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+def percentiles(values: torch.Tensor) -> tuple[float, float]:
+    """Ends of the 95 % percentile interval of bootstrap values [repeats]."""
+    low, high = torch.quantile(values, torch.tensor([TAIL, 1 - TAIL], dtype=values.dtype)).tolist()
     return low, high
-
-
-def wilson_interval(successes: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): unlike the normal one it is right at shares of 0 and 1, too."""
-    share, square = successes / count, Z95**2
-    middle = share + square / (2 * count)
-    half = Z95 * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    low, high = ((middle + sign * half) / (1 + square / count) for sign in (-1, 1))
-    return max(low, 0.0), min(high, 1.0)

@@ -9,12 +9,14 @@ calibrated on held-out real images, transformed and not (the adjusted count of B
 
 Where the network cannot see a transform in real images either (a mirrored hand may be the other hand), the interval is
 the whole of 0 to 1. Synthetic images differ from real ones in other ways too; what the network makes of those is in the
-figure, so that a GAN trained without augmentation is the fair comparison.
+figure, so that a GAN trained without augmentation is the fair comparison. Measured on phantoms and MedNIST of 64 pixels
+(300 training, 100 validation, 200 other images, 30 % of them transformed): 21 to 38 % are found wherever the network
+sees the transform, and 0 to 13 % where there are none; contrast is never seen, noise not in noisy phantoms, and in
+MedNIST neither are flips, scale, stretch and brightness.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -28,8 +30,8 @@ from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.options import TRANSFORMS, require_one_of
 
 GRID = 64
-STEPS, BATCH = 300, 32
-WIDTH = 16
+STEPS, BATCH = 200, 32
+WIDTH = 32
 FEWEST_TRAINING, FEWEST_HELD_OUT, FEWEST = 32, 20, 20
 APART = 0.2
 """Least difference of the mean outputs for transformed and untransformed held-out images: below, it sees nothing."""
@@ -59,20 +61,22 @@ def transformed(images: torch.Tensor, transform: str, generator: torch.Generator
 
 
 class _Detector(nn.Sequential):
-    """Four convolutions of stride 2 and a linear layer that knows places: logits [N] of images [N, 1, H, W]."""
+    """Three strided convolutions and a linear layer that knows places: logits [N] of images [N, 1, H, W]."""
 
-    def __init__(self, generator: torch.Generator):
-        widths = [1, WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH]
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in itertools.pairwise(widths):
-            layers += [nn.Conv2d(fan_in, fan_out, 3, 2, 1), nn.GroupNorm(4, fan_out), nn.LeakyReLU(0.2)]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * widths[-1], 1), nn.Flatten(0))
+    def __init__(self, longest: int, generator: torch.Generator):
+        stride = 4 if longest > GRID // 2 else 2  # about 16 pixels remain, where most of the time would go
+        layers: list[nn.Module] = [nn.Conv2d(1, WIDTH, 5, stride, 2)]
+        for fan_in, fan_out in ((WIDTH, 2 * WIDTH), (2 * WIDTH, 2 * WIDTH)):
+            layers += [nn.GroupNorm(4, fan_in), nn.LeakyReLU(0.2), nn.Conv2d(fan_in, fan_out, 3, 2, 1)]
+        layers += [nn.GroupNorm(4, 2 * WIDTH), nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(4), nn.Flatten()]
+        super().__init__(*layers, nn.Linear(16 * 2 * WIDTH, 1), nn.Flatten(0))
         with torch.no_grad():
             for module in self:
                 if isinstance(module, (nn.Conv2d, nn.Linear)):
                     scale = (2.0 / module.weight[0].numel()) ** 0.5
                     module.weight.copy_(scale * torch.randn(module.weight.shape, generator=generator))
-                    module.bias.zero_()  # type: ignore[union-attr]
+                    assert module.bias is not None
+                    nn.init.zeros_(module.bias)
 
 
 def leak(
@@ -148,7 +152,7 @@ def leaks(
 
 def _train(known: torch.Tensor, transform: str, generator: torch.Generator, steps: int) -> _Detector:
     """A detector, trained on batches half of which are transformed."""
-    network = _Detector(generator)
+    network = _Detector(max(known.shape[2:]), generator)
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     target = torch.cat([torch.zeros(BATCH), torch.ones(BATCH)])

@@ -25,7 +25,7 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
 """For values in [0, 1]."""
-PAIRS = 500
+PAIRS = 300
 """Pairs of a class."""
 LOOKED_AT = 1000
 """Images of a class that pairs are drawn from, at most."""

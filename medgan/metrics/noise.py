@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medgan.explore import style_network
 from medgan.metrics.drawing import Picture, batches, classes_in_turn, tiled
-from medgan.metrics.intervals import percentile_interval, resamples
+from medgan.metrics.intervals import percentiles, resamples
 from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.sample import LoadedGenerator
 from medgan.seeds import seeded
@@ -110,7 +110,7 @@ def low_pass_share(found: NoiseVariances, seed: int = 0) -> Measured:
     """
     drawn = _usable(found, seed)
     shares = found.coarse[drawn].mean(dim=1) / found.fine[drawn].mean(dim=1)
-    low, high = percentile_interval(shares[1:])
+    low, high = percentiles(shares[1:])
     H, W = found.map.shape
     white = BLOCKS * BLOCKS / (H * W)
     amplitude = float(found.fine.mean().sqrt())
@@ -130,7 +130,7 @@ def structure_share(found: NoiseVariances, seed: int = 0) -> Measured:
     # of means over draws: the noise that is left in them is no variance of latents
     by_latent = torch.stack([found.structure[sample].var(dim=0).mean() for sample in drawn]) - by_noise / found.draws
     shares = by_noise / (by_noise + by_latent.clamp(min=0))
-    low, high = percentile_interval(shares[1:])
+    low, high = percentiles(shares[1:])
     note = "share of coarse structure's variance that noise makes"
     return Measured(float(shares[0]), low, high, n_synthetic=len(found.fine) * found.draws, note=_ending(note))
 

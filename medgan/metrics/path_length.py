@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from medgan.metrics.drawing import Extractor, classes_in_turn, of_images, points
-from medgan.metrics.intervals import percentile_interval, resamples
+from medgan.metrics.intervals import percentiles, resamples
 from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.sample import LoadedGenerator, slerp
 from medgan.seeds import seeded
@@ -108,7 +108,7 @@ def path_length(speeds: Tensor, seed: int = 0) -> Measured:
     """
     if len(speeds) < MIN_PAIRS:
         raise TooFewImagesError(f"path length: {len(speeds)} pairs of images, expected at least {MIN_PAIRS}")
-    low, high = percentile_interval(_clipped_mean(speeds[resamples(len(speeds), seed)]))
+    low, high = percentiles(_clipped_mean(speeds[resamples(len(speeds), seed)]))
     return Measured(
         float(_clipped_mean(speeds[None])[0]),
         low,

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from medgan.explore import Space, in_z
 from medgan.metrics.drawing import Picture, batches, classes_in_turn, points, tiled
-from medgan.metrics.intervals import percentile_interval, resamples
+from medgan.metrics.intervals import percentiles, resamples
 from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.sample import LoadedGenerator, slerp
 from medgan.seeds import seed_of, seeded
@@ -39,7 +39,7 @@ SLOPES = tuple(-0.5 + 0.125 * step for step in range(17))
 """Where correlations are taken: −0.5 to 1.5."""
 MOVED = 0.25
 """Pixels (root mean square over the image) by which structure must move at least."""
-EXPLAINED = 0.3
+EXPLAINED = 0.5
 """Share of the structure's change that its motion must explain."""
 MIN_PAIRS = 20
 
@@ -250,11 +250,12 @@ def pinning(motion: Motion, seed: int = 0) -> Measured:
     pairs = len(motion.moved)
     if len(telling) < MIN_PAIRS:
         raise TooFewImagesError(
-            f"pinning: the structure of {len(telling)} of {pairs} pairs moves by {MOVED} pixels or more (median "
-            f"{float(motion.moved.median()):.2f}), expected at least {MIN_PAIRS} pairs; take more, or a longer step"
+            f"pinning: in {len(telling)} of {pairs} pairs the structure moves by {MOVED} pixels or more (median "
+            f"{float(motion.moved.median()):.2f}), and that explains {EXPLAINED:.0%} of its change or more (median "
+            f"{float(motion.explained.median()):.0%}); expected {MIN_PAIRS} such pairs; take more, or a longer step"
         )
     curves = telling[resamples(len(telling), seed)].mean(dim=1)
-    low, high = percentile_interval(_highest(curves))
+    low, high = percentiles(_highest(curves))
     return Measured(
         float(_highest(telling.mean(dim=0, keepdim=True))[0]),
         low,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from medgan.directions import plane
-from medgan.metrics.intervals import percentile_interval, resamples
+from medgan.metrics.intervals import percentiles, resamples
 from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.seeds import seeded
 from pipeline.records import MedaugError
@@ -128,7 +128,7 @@ def separability(separated: Mapping[str, Separated], images: int, seed: int = 0)
         entropy = conditional_entropy(table)
         entropies[name] = float(entropy[0])
         total += entropy
-    low, high = percentile_interval(total[1:].exp())
+    low, high = percentiles(total[1:].exp())
     each = ", ".join(f"{name} {math.exp(entropy):.2f}" for name, entropy in entropies.items())
     return Measured(
         float(total[0].exp()),

@@ -124,9 +124,9 @@ def swd(
         repeats: pairs of halves, at least 2.
 
     Returns:
-        ``swd`` (mean over the levels) and ``swd.<pixels>`` for each, named by its longer side; ``floor.swd``, real
-        halves against each other; ``floor_ratio.swd``, synthetic against real halves at that n over it: images as
-        good as those of new patients score about 1.
+        ``swd`` (mean over the levels) and ``swd.<pixels>`` for each, named by its longer side; ``floor.swd`` and its
+        levels, real halves against each other; ``floor_ratio.swd`` and its levels, synthetic against real halves at
+        that n over it: images as good as those of new patients score about 1.
 
     Raises:
         TooFewImagesError: fewer than :data:`FEWEST` images on a side, or too few patients for halves.
@@ -163,22 +163,19 @@ def swd(
     measured = {"swd": _normal(mean, float(at_half.mean(dim=0).std()), *n, f"mean over the levels, {note}")}
     for side, value, drawn in zip(sides, values, at_half, strict=True):
         measured[f"swd.{side}"] = _normal(value, float(drawn.std()), *n, note)
-    lowest = floor.mean(dim=0)
     halved = f"{repeats} half splits by patient"
-    measured["floor.swd"] = Measured(
-        float(lowest.mean()),
-        float(lowest.min()),
-        float(lowest.max()),
-        len(x) // 2,
-        None,
-        f"real against real: {halved}, their mean and range; times 1,000",
-    )
-    if lowest.mean() > 0:
-        ratio = float(at_half.mean() / lowest.mean())
-        spread = (at_half.mean(dim=0) - ratio * lowest).std() / lowest.mean()  # delta method, as for FID's
-        measured["floor_ratio.swd"] = _normal(
-            ratio, float(spread), *n, f"synthetic against real over real against real, {halved}"
-        )
+    overall = [("", at_half.mean(dim=0), floor.mean(dim=0))]
+    for suffix, drawn, lowest in overall + [
+        (f".{side}", *both) for side, *both in zip(sides, at_half, floor, strict=True)
+    ]:
+        note = f"real against real: {halved}, their mean and range; times 1,000"
+        ends = float(lowest.min()), float(lowest.max())
+        measured[f"floor.swd{suffix}"] = Measured(float(lowest.mean()), *ends, len(x) // 2, None, note)
+        if lowest.mean() > 0:
+            ratio = float(drawn.mean() / lowest.mean())
+            spread = float((drawn - ratio * lowest).std() / lowest.mean())  # delta method, as for FID's
+            note = f"synthetic against real over real against real, {halved}"
+            measured[f"floor_ratio.swd{suffix}"] = _normal(ratio, spread, *n, note)
     return measured
 
 

@@ -1,0 +1,365 @@
+"""Bins, conditional collapse, divergence, augmentation leak and intervals: known answers and planted defects."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from medgan.metrics import conditional, divergence, intervals, ndb, resolution
+from medgan.metrics.divergence import Course
+from medgan.metrics.leak import leak, leaks, transformed
+from medgan.metrics.measured import TooFewImagesError
+from medgan.options import TRANSFORMS
+from pipeline.phantom import CLASSES
+from pipeline.records import MedaugError
+from tests.unit.probe_images import generator, mednist, phantoms, small
+
+
+def clusters(counts, seed, spread=0.3):
+    """Points around corners of a square, so many at each."""
+    corners = 4.0 * torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
+    noise = spread * torch.randn(sum(counts), 2, generator=generator(seed), dtype=torch.float64)
+    return torch.cat([corners[k].expand(count, 2) for k, count in enumerate(counts)]) + noise
+
+
+# ---------------------------------------------------------------- intervals
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 3), (3, 3), (1, 20), (7, 20), (40, 2000), (1999, 2000)])
+def test_clopper_pearson_equals_scipys(successes, trials):
+    expected = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, "exact")
+    assert intervals.clopper_pearson(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 100])
+def test_the_interval_of_a_deviation_is_the_chi_square_one(n):
+    expected = [2.0 * math.sqrt((n - 1) / scipy.stats.chi2.ppf(q, n - 1)) for q in (0.975, 0.025)]
+    assert intervals.deviation_interval(2.0, n) == pytest.approx(expected, rel=1e-6)
+
+
+def test_patients_are_drawn_whole():
+    patients = torch.tensor([7, 7, 7, 2, 2, 5])
+    times = intervals.resample(patients, 2000, generator())
+    for patient in (2, 5, 7):
+        own = times[:, patients == patient]
+        assert bool((own == own[:, :1]).all())
+    assert bool((times[:, 0] + times[:, 3] + times[:, 5] == 3).all())
+    assert torch.allclose(times.mean(dim=0), torch.ones(6, dtype=torch.float64), atol=0.1)
+
+
+# ---------------------------------------------------------------- bins
+
+
+def test_z_is_the_two_proportion_test():
+    real, synthetic = clusters([40, 60, 50, 50], 0), clusters([70, 30, 50, 10], 1)
+    found = ndb.compare(real, synthetic, torch.arange(200), 4, generator())
+    assert torch.allclose(found.real.sort().values, torch.tensor([0.2, 0.25, 0.25, 0.3], dtype=torch.float64))
+    for k in range(4):
+        p, q = float(found.real[k]), float(found.synthetic[k])
+        pooled = (200 * p + 160 * q) / 360
+        expected = (p - q) / math.sqrt(pooled * (1 - pooled) * (1 / 200 + 1 / 160))
+        assert float(found.z[k]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_k_means_finds_separate_clusters_and_survives_equal_points():
+    points = clusters([30, 50, 20, 40], 0)
+    member = ndb.assign(points, ndb.k_means(points, 4, generator()))
+    assert sorted(torch.bincount(member).tolist()) == [20, 30, 40, 50]
+    same = ndb.k_means(torch.ones(10, 3, dtype=torch.float64), 3, generator())
+    assert torch.equal(same, torch.ones(3, 3, dtype=torch.float64))
+
+
+def test_a_missing_mode_makes_bins_differ_and_equal_distributions_do_not():
+    real = clusters([150, 150, 150, 150], 0)
+    quiet, _ = ndb.ndb(real, clusters([150, 150, 150, 150], 1))
+    assert quiet["ndb"].low < 0.05
+    assert quiet["ndb"].value <= 0.15
+    assert quiet["floor.ndb"].value < 0.15
+    planted, bins = ndb.ndb(real, clusters([200, 200, 200, 0], 2))
+    assert planted["ndb"].low > 0.1
+    missing = bins.centres[bins.z > 3]
+    assert len(missing)
+    assert bool(((missing - 4.0).norm(dim=1) < 1.5).all())
+
+
+def test_images_of_one_patient_are_not_taken_for_a_difference():
+    # patients of twenty almost equal images each: the plain test sees differences that are none
+    rng = generator(3)
+    naive, honest = [], []
+    for _ in range(5):
+        centres = torch.randn(60, 4, generator=rng, dtype=torch.float64)
+        noise = 0.05 * torch.randn(1200, 4, generator=rng, dtype=torch.float64)
+        real = centres.repeat_interleave(20, dim=0) + noise
+        synthetic = torch.randn(1200, 4, generator=rng, dtype=torch.float64)
+        for patients, shares in ((torch.arange(1200), naive), (torch.arange(60).repeat_interleave(20), honest)):
+            found = ndb.compare(real, synthetic, patients, 10, rng)
+            shares.append(float(found.different.double().mean()))
+    assert np.mean(naive) > 0.3
+    assert np.mean(honest) < 0.12
+
+
+def test_new_patients_fill_the_bins_of_phantoms_and_a_missing_kind_of_body_does_not():
+    real, _, owners = phantoms(90)
+    other, _, _ = phantoms(90, seed=5)
+    quiet, _ = ndb.ndb(small(real), small(other), owners)
+    assert quiet["ndb"].low < 0.05
+    # the largest third of the bodies is never drawn
+    order = other.mean(dim=(1, 2, 3)).argsort()[:120]
+    lacking = other[torch.cat([order, order[:60]])]
+    planted, bins = ndb.ndb(small(real), small(lacking), owners)
+    assert planted["ndb"].low > quiet["ndb"].value
+    assert ndb.picture(real, lacking, bins, count=2).shape == (4 * 34 - 2, 8 * 34 - 2)
+
+
+def test_few_images_make_no_bins():
+    with pytest.raises(TooFewImagesError, match="63 real"):
+        ndb.ndb(torch.rand(63, 2), torch.rand(100, 2))
+
+
+# ---------------------------------------------------------------- conditional collapse
+
+
+def class_features(labels, seed):
+    """Features of three classes far apart, each with variety of its own."""
+    noise = torch.randn(len(labels), 4, generator=generator(seed), dtype=torch.float64)
+    return noise + 8.0 * torch.nn.functional.one_hot(labels, 4).double()
+
+
+LABELS = torch.arange(3).repeat(60)
+
+
+def test_recall_within_classes_stays_quiet_and_sees_a_class_drawn_as_another():
+    real = class_features(LABELS, 0)
+    quiet = conditional.conditional_recall(real, class_features(LABELS, 1), LABELS, LABELS, None, CLASSES)
+    assert quiet["conditional_recall"].value > quiet["floor.conditional_recall"].low - 0.05
+    drawn = torch.where(LABELS == 2, 1, LABELS)  # labelled 2, drawn as 1
+    planted = conditional.conditional_recall(real, class_features(drawn, 1), LABELS, LABELS, None, CLASSES)
+    assert planted[f"conditional_recall.{CLASSES[2]}"].value == 0.0
+    assert planted["conditional_recall"].high < quiet["conditional_recall"].low
+    assert planted[f"conditional_recall.{CLASSES[0]}"] == quiet[f"conditional_recall.{CLASSES[0]}"]
+
+
+def test_a_class_without_images_has_no_recall_and_few_images_no_figure():
+    real = class_features(LABELS, 0)
+    kept = LABELS != 1
+    found = conditional.conditional_recall(real, real[kept], LABELS, LABELS[kept], None, CLASSES)
+    assert found[f"conditional_recall.{CLASSES[1]}"].value == 0.0
+    assert found["conditional_recall"].value == pytest.approx(2 / 3)  # a set covers itself
+    few = kept | (torch.arange(180) < 10)
+    found = conditional.conditional_recall(real, real[few], LABELS, LABELS[few], None, CLASSES)
+    assert f"conditional_recall.{CLASSES[1]}" not in found
+    assert CLASSES[1] in found["conditional_recall"].note
+    with pytest.raises(TooFewImagesError, match="no class"):
+        conditional.conditional_recall(real[:9], real[:9], LABELS[:9], LABELS[:9], None, CLASSES)
+
+
+def test_shuffled_labels_bring_accuracy_to_chance_and_real_images_lose_nothing():
+    logits = 5.0 * torch.nn.functional.one_hot(LABELS, 3).double()
+    noise = torch.rand(180, 1, generator=generator()) < 0.1  # a classifier that is wrong on a tenth
+    logits = torch.where(noise, logits.roll(1, dims=1), logits)
+    quiet = conditional.conditional_accuracy(logits, logits.flip(0), LABELS, LABELS.flip(0), None, CLASSES)
+    assert quiet["conditional_accuracy"].value == pytest.approx(quiet["floor.conditional_accuracy"].value)
+    assert quiet["loss.conditional_accuracy"].low < 0 < quiet["loss.conditional_accuracy"].high
+    shuffled = LABELS[torch.randperm(180, generator=generator(1))]
+    planted = conditional.conditional_accuracy(logits, logits, LABELS, shuffled, None, CLASSES)
+    assert planted["conditional_accuracy"].low < 1 / 3 < planted["conditional_accuracy"].high + 0.02
+    assert planted["loss.conditional_accuracy"].low > 0.4
+
+
+def test_accuracy_is_the_mean_of_the_classes_shares():
+    labels = torch.tensor([0] * 30 + [1] * 10)
+    right = torch.tensor([True] * 15 + [False] * 15 + [True] * 9 + [False])
+    logits = torch.nn.functional.one_hot(torch.where(right, labels, 1 - labels), 2)
+    found = conditional.conditional_accuracy(logits, logits, labels, labels, None, ("a", "b"))
+    assert found["conditional_accuracy"].value == pytest.approx((0.5 + 0.9) / 2)
+    expected = scipy.stats.binomtest(9, 10).proportion_ci(0.95, "exact")
+    assert found["conditional_accuracy.b"].low == pytest.approx(expected.low)
+    assert found["floor.conditional_accuracy"].value == found["conditional_accuracy"].value
+
+
+def test_outputs_that_do_not_fit_the_classes_are_refused():
+    with pytest.raises(MedaugError, match="2 outputs, expected one for each of 3"):
+        conditional.conditional_accuracy(torch.rand(9, 2), torch.rand(9, 2), LABELS[:9], LABELS[:9], None, CLASSES)
+
+
+# ---------------------------------------------------------------- divergence
+
+
+def course(quality=100.0, status="done", seed=0, **curves):
+    """A training that goes well: losses around the equilibrium, quality that falls and stays."""
+    rng = np.random.default_rng(seed)
+    seen = np.arange(1, 41) * 100.0
+    falling = quality * (1 + 4 * np.exp(-seen / 500)) + rng.normal(0, 0.5, 40)
+    own = {
+        "loss.discriminator": 1.2 + rng.normal(0, 0.1, 40),
+        "loss.generator": 1.0 + rng.normal(0, 0.1, 40),
+        "skipped": np.zeros(40),
+        divergence.QUALITY: falling,
+    }
+    points = {name: list(zip(seen.tolist(), values.tolist(), strict=True)) for name, values in own.items()}
+    return Course(status, {**points, **curves})
+
+
+def points(values):
+    return [(100.0 * (k + 1), float(value)) for k, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [
+        (course(status="diverged"), "status diverged"),
+        (course(**{"loss.generator": points([1.0] * 30 + [math.nan] * 10)}), "not finite"),
+        (course(**{"loss.discriminator": points([1.3] * 20 + [1e-4] * 20)}), "saturated"),
+        (course(**{"loss.generator": points([1.0] * 35 + [3e5] * 5)}), "loss.generator up to 3e+05"),
+        (course(skipped=points(range(40))), "non-finite steps"),
+        (course(rollback=[(2000.0, 1.0)]), "went back"),
+    ],
+    ids=["status", "nan", "saturated", "bound", "skipped", "rollback"],
+)
+def test_each_sign_of_divergence_is_seen_and_a_good_training_shows_none(bad, word):
+    assert divergence.signs(course(), "bce") == []
+    assert word in "; ".join(divergence.signs(bad, "bce"))
+    found = divergence.divergence([course(seed=1), bad, course(seed=2)], "bce")
+    assert found["divergence"].value == pytest.approx(1 / 3)
+    assert (found["divergence"].low, found["divergence"].high) == intervals.clopper_pearson(1, 3)
+    assert word in found["divergence"].note
+    assert "seed 2" in found["divergence"].note
+
+
+def test_a_critic_without_a_scale_is_not_called_saturated():
+    small_loss = course(**{"loss.discriminator": points([1e-4] * 40)})
+    assert divergence.signs(small_loss, "wasserstein") == []
+    # a loss that touches zero once has not stayed there
+    assert divergence.signs(course(**{"loss.discriminator": points([1.0] * 39 + [1e-5])}), "hinge") == []
+
+
+def test_spread_over_seeds_and_in_the_last_quarter_have_known_values():
+    finals = [90.0, 100.0, 110.0]
+    courses = [Course("done", {divergence.QUALITY: points([300, 200, value, value])}) for value in finals]
+    found = divergence.divergence(courses, "bce")
+    assert found["divergence.over_seeds"].value == pytest.approx(0.1)
+    assert found["divergence.over_seeds"].low == pytest.approx(intervals.deviation_interval(0.1, 3)[0])
+    assert found["divergence"].high == pytest.approx(scipy.stats.binomtest(0, 3).proportion_ci(0.95, "exact").high)
+    # a straight fall is no swing; an alternation of ±3 around it is
+    line = 100 - 0.2 * np.arange(40)
+    steady = Course("done", {divergence.QUALITY: points(line)})
+    swinging = Course("done", {divergence.QUALITY: points(line + 3 * (-1.0) ** np.arange(40))})
+    assert divergence.divergence([steady], "bce")["divergence.last_quarter"].value == pytest.approx(0, abs=1e-12)
+    seen, values = np.array(swinging.curves[divergence.QUALITY])[29:].T  # from 3,000 of 4,000 images on
+    rest = values - np.polyval(np.polyfit(seen, values, 1), seen)
+    expected = math.sqrt((rest**2).sum() / (len(rest) - 2)) / values.mean()
+    found = divergence.divergence([swinging, steady], "bce")["divergence.last_quarter"]
+    assert found.high == pytest.approx(expected, rel=1e-9)
+    assert found.value == pytest.approx(expected / 2, rel=1e-9)
+
+
+def test_curves_of_few_points_give_no_spread():
+    found = divergence.divergence([Course("done", {divergence.QUALITY: points([5.0])}), Course("failed")], "bce")
+    assert set(found) == {"divergence"}
+    with pytest.raises(TooFewImagesError, match="no training"):
+        divergence.divergence([], "bce")
+
+
+# ---------------------------------------------------------------- augmentation leak
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_every_image_is_transformed_for_certain(name):
+    images, _, _ = phantoms(20)
+    changed = (transformed(images, name, generator()) - images).abs().amax(dim=(1, 2, 3))
+    assert float((changed > 0).double().mean()) == 1.0
+
+
+def test_a_mirrored_share_is_measured_and_new_patients_stay_quiet():
+    train, _, _ = phantoms(120, 32, seed=1)
+    validation, _, held_out = phantoms(40, 32, seed=2)
+    new, _, _ = phantoms(100, 32, seed=3, slices=1)
+    quiet = leak(train, validation, new, "flip", held_out, steps=100)
+    assert quiet.value < 0.05
+    assert quiet.low < 0.02
+    planted = torch.cat([new[:60], new[60:].flip(3)])
+    found = leak(train, validation, planted, "flip", held_out, steps=100)
+    assert found.low < 0.4 < found.high
+    assert found.low > quiet.high
+
+
+@pytest.mark.thorough
+def test_rotated_and_cut_shares_are_measured_and_others_stay_quiet():
+    train, _, _ = phantoms(120, 32, seed=1)
+    validation, _, held_out = phantoms(40, 32, seed=2)
+    new, _, _ = phantoms(100, 32, seed=3, slices=1)
+    for name in ("rotate", "cutout"):
+        planted = new.clone()
+        planted[:30] = transformed(new[:30], name, generator(4))
+        quiet, found = (leaks(train, validation, drawn, [name], held_out)[f"leak.{name}"] for drawn in (new, planted))
+        assert quiet.value < 0.08
+        assert quiet.low < 0.02
+        assert found.low < 0.3 < found.high
+        assert found.low > quiet.value
+
+
+def test_what_cannot_be_seen_in_real_images_says_nothing():
+    # noise that is its own mirror image: no network can tell
+    rng = generator()
+    train, validation, new = (torch.randn(count, 1, 16, 16, generator=rng).clamp(-1, 1) for count in (60, 60, 60))
+    found = leak(train, validation, new.flip(3), "flip", steps=60)
+    assert (found.low, found.high) == (0.0, 1.0)
+    assert "nothing can be said" in found.note
+
+
+def test_unknown_transforms_and_few_images_are_refused():
+    images, _, _ = phantoms(20)
+    with pytest.raises(ValueError, match="did you mean 'flip'"):
+        leak(images, images, images, "flipp")
+    with pytest.raises(TooFewImagesError, match="19 validation"):
+        leak(images, images[:19], images, "flip")
+
+
+# ---------------------------------------------------------------- resolution
+
+
+def test_lost_detail_is_gone_at_half_the_size():
+    real, _, owners = phantoms(60)
+    other, _, _ = phantoms(60, seed=5)
+    soft = torch.nn.functional.interpolate(resolution.reduced(other, (16, 16)), (32, 32), mode="nearest")
+    assert resolution.sizes(128, 48) == [(128, 48), (64, 24)]
+    gaps = resolution.spectrum_by_resolution(real, soft, owners)
+    assert gaps["spectrum.at.32"].low > 3 * gaps["floor.spectrum.at.32"].high
+    assert gaps["spectrum.at.16"].value < 2 * gaps["floor.spectrum.at.16"].high
+    assert torch.allclose(resolution.reduced(soft, (16, 16)), resolution.reduced(other, (16, 16)), atol=1e-6)
+
+
+def test_distances_by_resolution_see_where_detail_is_wrong():
+    real, _, owners = phantoms(60)
+    other, _, _ = phantoms(60, seed=5)
+    soft = torch.nn.functional.interpolate(resolution.reduced(other, (16, 16)), (32, 32), mode="nearest")
+
+    def detail(images):  # variances of neighbours' differences: an extractor that sees fine detail
+        return torch.stack([images.diff(dim=axis).double().square().mean(dim=(1, 2, 3)) for axis in (2, 3)], dim=1)
+
+    quiet, planted = (
+        resolution.distances_by_resolution(real, drawn, detail, "detail", owners) for drawn in (other, soft)
+    )
+    assert planted["fid.detail.at.32"].value > 5 * quiet["fid.detail.at.32"].value
+    assert planted["fid.detail.at.16"].value == pytest.approx(quiet["fid.detail.at.16"].value, rel=1e-4)
+    assert planted["kid.detail.at.32"].low > quiet["kid.detail.at.32"].value
+
+
+@pytest.mark.thorough
+def test_a_missing_mednist_class_is_seen(real_data):
+    names = ("CXR", "HeadCT", "Hand")
+    halves = [mednist(real_data, name, 200).split(100) for name in names]
+    real, other = (small(torch.cat([pair[side] for pair in halves]), 16) for side in (0, 1))
+    labels = torch.arange(3).repeat_interleave(100)
+    quiet, _ = ndb.ndb(real, other)
+    planted, bins = ndb.ndb(real, other[:200])
+    assert quiet["ndb"].value < planted["ndb"].low
+    lost = torch.bincount(bins.real_bin[labels == 2], minlength=len(bins.z)).argmax()
+    assert float(bins.z[lost]) > 3
+    recalls = [
+        conditional.conditional_recall(real, drawn, labels, labels, None, names)["conditional_recall"]
+        for drawn in (other, other.roll(100, 0))
+    ]
+    assert recalls[1].high < recalls[0].low - 0.2
