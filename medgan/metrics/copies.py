@@ -138,7 +138,7 @@ def _spacing(points: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
         double = distance <= 1e-6 * points.norm(dim=1).mean()
         found.append(distance.masked_fill((owners[:, None] == owner[None, :]) | double, torch.inf).amin(dim=1))
     spacing = torch.cat(found)
-    # all others are doubles: any distance but zero is large against that
+    # nothing but doubles: there is no distance to compare with, and no image counts as near
     return torch.where(spacing.isinf(), 0.0, spacing)
 
 

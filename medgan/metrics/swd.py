@@ -154,9 +154,8 @@ def swd(
         few = slices[:, :HALF_DIRECTIONS]
         against_synthetic.append([SCALE * _distance(patches[0][a], patches[1][c], few) for a, _, c in halves])
         against_real.append([SCALE * _distance(patches[0][a], patches[0][b], few) for a, b, _ in halves])
-    at_half, floor = (
-        torch.tensor(v, dtype=torch.float64) for v in (against_synthetic, against_real)
-    )  # [level, repeat]
+    # legend: both [levels, repeats]
+    at_half, floor = (torch.tensor(drawn, dtype=torch.float64) for drawn in (against_synthetic, against_real))
     note = f"times 1,000; {len(x)} real and {len(y)} synthetic images where the paper has {PAPER_IMAGES:,}"
     n = len(x), len(y)
     mean = float(np.mean(values))
@@ -164,10 +163,9 @@ def swd(
     for side, value, drawn in zip(sides, values, at_half, strict=True):
         measured[f"swd.{side}"] = _normal(value, float(drawn.std()), *n, note)
     halved = f"{repeats} half splits by patient"
-    overall = [("", at_half.mean(dim=0), floor.mean(dim=0))]
-    for suffix, drawn, lowest in overall + [
-        (f".{side}", *both) for side, *both in zip(sides, at_half, floor, strict=True)
-    ]:
+    suffixes = ["", *(f".{side}" for side in sides)]
+    drawn_rows, real_rows = (torch.cat([rows.mean(dim=0, keepdim=True), rows]) for rows in (at_half, floor))
+    for suffix, drawn, lowest in zip(suffixes, drawn_rows, real_rows, strict=True):
         note = f"real against real: {halved}, their mean and range; times 1,000"
         ends = float(lowest.min()), float(lowest.max())
         measured[f"floor.swd{suffix}"] = Measured(float(lowest.mean()), *ends, len(x) // 2, None, note)
