@@ -25,7 +25,11 @@ from pipeline.store import Artifact, Draft, Recipe, code_version
 CURVE_IMAGES = 256  # drawn at each snapshot
 CODE = (
     "flows.train_gan",
-    "medgan.metrics",
+    "medgan.metrics.features",
+    "medgan.metrics.fid",
+    "medgan.metrics.kid",
+    "medgan.metrics.moments",
+    "medgan.metrics.sampling",
     "classifiers.trained",
     "classifiers.networks",
     "medgan.config",
