@@ -122,7 +122,7 @@ def figure_of(verdict: Verdict) -> str:
     """``0.31 (0.22 to 0.41)``; an end that is not bounded is told in words."""
     places = decimals(verdict.value, verdict.low, verdict.high)
     low, high = verdict.low, verdict.high
-    if low is None and high is None:
+    if low == high:  # both unbounded, or a plain fact
         ends = "no interval"
     elif low is None or high is None:
         ends = f"{number(low, places)} or more" if high is None else f"{number(high, places)} or less"

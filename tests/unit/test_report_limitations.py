@@ -45,6 +45,8 @@ def test_every_verdict_stands_there_with_its_number_and_interval(written):
         assert figure_of(one) in text
     assert "0.210 (0.170 to 0.250)" in text
     assert "1.20 or more" in text  # an end without a bound
+    fact = replace(verdicts()[0], value=245.0, low=245.0, high=245.0)
+    assert figure_of(fact) == "245 (no interval)"
     assert "train it with stddev_group: 0" in text
     assert "excess.copies above 0.01: fixed before anything was measured" in text
 
