@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 
 from medgan.metrics.features import Features, as_pair
-from medgan.metrics.moments import Moments, Statistics, from_moments, load_statistics
+from medgan.metrics.moments import Moments, Statistics, from_moments, gram, load_statistics
 
 __all__ = ["Statistics", "distance", "frechet_distance", "from_moments", "load_statistics", "statistics"]
 
@@ -67,8 +67,8 @@ def _nuclear_norm_by_gram(matrix: torch.Tensor) -> tuple[float, float]:
 
     An error e of an eigenvalue σ² is one of e / 2σ of σ, and of √e where σ is nearly zero.
     """
-    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
-    values = torch.linalg.eigvalsh(gram).clamp(min=0.0)
+    smaller = gram(matrix.T) if matrix.shape[0] <= matrix.shape[1] else gram(matrix)
+    values = torch.linalg.eigvalsh(smaller).clamp(min=0.0)
     roots, error = values.sqrt(), ROUNDING * values[-1]
     return float(roots.sum()), float(torch.minimum(error / (2.0 * roots), error.sqrt()).sum())
 

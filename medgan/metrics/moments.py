@@ -26,6 +26,9 @@ from pipeline.records import MedaugError
 BATCH = 2048
 """Vectors taken in at a time."""
 
+COLUMNS = 256
+"""Of a block of a Gram matrix."""
+
 INDEPENDENT = 1e-8
 """A feature of which less than this share of variance is left once those before it are known counts as dependent."""
 
@@ -153,7 +156,7 @@ class Moments:
         self._waiting = []
         mean = vectors.mean(dim=0)
         vectors = vectors - mean
-        self._combine(len(vectors), mean, vectors.T @ vectors)
+        self._combine(len(vectors), mean, gram(vectors))
 
     def _combine(self, count: int, mean: torch.Tensor, scatter: torch.Tensor) -> None:
         if self._scatter is None:
@@ -165,6 +168,16 @@ class Moments:
         self._scatter.addr_(shift, shift, alpha=self._folded * count / total)
         self._mean += shift * (count / total)
         self._folded = total
+
+
+def gram(vectors: torch.Tensor) -> torch.Tensor:
+    """``vectorsᵀ vectors`` of [N, D], its symmetry used: blocks on and above the diagonal are multiplied, not twice."""
+    whole = vectors.new_empty(vectors.shape[1], vectors.shape[1])
+    for start in range(0, len(whole), COLUMNS):
+        rows = slice(start, min(start + COLUMNS, len(whole)))
+        whole[rows, start:] = vectors[:, rows].T @ vectors[:, start:]
+        whole[rows.stop :, rows] = whole[rows, rows.stop :].T
+    return whole
 
 
 def from_moments(mean: torch.Tensor, covariance: torch.Tensor, count: int | None = None) -> Statistics:

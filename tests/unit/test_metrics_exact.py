@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from medgan.metrics import fid, fidelity, floor, kid, precision_recall
 from medgan.metrics.measured import TooFewImagesError
-from medgan.metrics.moments import Moments
+from medgan.metrics.moments import Moments, gram
 from pipeline.records import MedaugError
 from tests.unit import peers
 
@@ -144,6 +144,14 @@ def test_streams_that_do_not_fit_are_refused():
         one.add(gaussian(2, 4, 0))
     with pytest.raises(MedaugError, match="of 3 and of 4 dimensions"):
         one.merge(other)
+
+
+def test_a_gram_matrix_in_blocks_is_the_product(monkeypatch):
+    monkeypatch.setattr(sys.modules["medgan.metrics.moments"], "COLUMNS", 5)
+    for d in (3, 10, 17):
+        x = gaussian(20, d, 0)
+        torch.testing.assert_close(gram(x), x.T @ x)
+        torch.testing.assert_close(gram(x.T), x @ x.T)
 
 
 class LargestTensor(TorchDispatchMode):
