@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -138,7 +138,7 @@ class Subject:
         return attributes.scores(self.generator, self.turns, seed=self.seed)
 
     @property
-    def spaces(self) -> tuple[str, ...]:
+    def spaces(self) -> tuple[Literal["z", "w"], ...]:
         """Latent spaces that it has."""
         return ("z", "w") if self.generator.has_w else ("z",)
 
@@ -150,7 +150,7 @@ class Answer:
     Attributes:
         figures: metric → figure.
         picture: grey values [H, W], or None.
-        figure: plain data of a small figure (see :mod:`pipeline.report.small_figures`), or None.
+        figure: plain data of a small figure (see :func:`pipeline.report.figures.small_figure`), or None.
     """
 
     figures: Mapping[str, Measured]
@@ -181,8 +181,8 @@ def _ms_ssim(subject: Subject) -> Answer:
         real.images, synthetic.images, real.labels, synthetic.labels, real.patients, subject.classes, seed=subject.seed
     )
     # the class that has collapsed most is the one to look at
-    each = {label: found.get(f"excess.ms_ssim.{name}") for label, name in enumerate(subject.classes)}
-    worst = max((label for label, one in each.items() if one), key=lambda label: each[label].value)  # type: ignore[union-attr]
+    each = [(label, found.get(f"excess.ms_ssim.{name}")) for label, name in enumerate(subject.classes)]
+    worst = max((one.value, label) for label, one in each if one is not None)[1]
     shown = ms_ssim.picture(real.images, synthetic.images, real.labels, synthetic.labels, worst, count=5)
     return Answer(found, shown)
 
@@ -232,8 +232,8 @@ def _conditional(subject: Subject) -> Answer:
         subject.seed,
     )
     # the class that the classifier recognises least is the one to look at
-    each = {label: named.get(f"conditional_accuracy.{name}") for label, name in enumerate(subject.classes)}
-    worst = min((one.value, label) for label, one in each.items() if one is not None)[1]
+    each = [(label, named.get(f"conditional_accuracy.{name}")) for label, name in enumerate(subject.classes)]
+    worst = min((one.value, label) for label, one in each if one is not None)[1]
     shown = ms_ssim.picture(real.images, drawn.images, real.labels, drawn.labels, worst, count=5)
     return Answer({**recalled, **named, **worst_class(recalled, subject.classes)}, shown)
 
@@ -309,12 +309,12 @@ def _droplets(subject: Subject) -> Answer:
 
 def _path_length(subject: Subject) -> Answer:
     figures: dict[str, Measured] = {}
-    lines = {}
+    lines: dict[str, list[list[float]]] = {}
     for space in subject.spaces:
         speeds = path_length.squared_speeds(
             subject.generator,
             subject.features,
-            space,  # type: ignore[arg-type]
+            space,
             pairs=max(subject.draws // 2, path_length.MIN_PAIRS),
             seed=subject.seed,
         )
@@ -328,7 +328,7 @@ def _path_length(subject: Subject) -> Answer:
 def _separability(subject: Subject) -> Answer:
     figures = {}
     for space in subject.spaces:
-        at = attributes.points(subject.generator, subject.turns, subject.seed, space)  # type: ignore[arg-type]
+        at = attributes.points(subject.generator, subject.turns, subject.seed, space)
         apart = {
             name: separability.separate(at, scores, subject.turns, subject.seed)
             for name, scores in subject.scores.items()
@@ -340,9 +340,9 @@ def _separability(subject: Subject) -> Answer:
 def _edits(subject: Subject) -> Answer:
     figures, shown = {}, None
     for space in subject.spaces:
-        moved = edits.edit(subject.generator, subject.scores, subject.turns, space, seed=subject.seed)  # type: ignore[arg-type]
+        moved = edits.edit(subject.generator, subject.scores, subject.turns, space, seed=subject.seed)
         figures[f"edit_purity.{space}"] = edits.purity(moved, subject.seed)
-        shown = edits.picture(subject.generator, moved, 0, space, subject.seed)  # type: ignore[arg-type]
+        shown = edits.picture(subject.generator, moved, 0, space, subject.seed)
     return Answer(figures, shown)
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -147,7 +148,7 @@ def transforms_of(config: ExperimentConfig, gan: str) -> list[str]:
 
 def _may_work_next_time(error: Exception) -> bool:
     """Whether a probe's failure is the machine's."""
-    return isinstance(error, MemoryError) or (
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     )
 
