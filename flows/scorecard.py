@@ -20,8 +20,9 @@ from classifiers.trained import load_classifier
 from flows.configuration import ExperimentConfig
 from flows.context import Context, one_line
 from flows.devices import share_cores, training_device
-from flows.probes import RUN, Answer, Images, Subject
+from flows.probes import RUN
 from flows.progress import progress_bar
+from flows.subject import Answer, Images, Subject
 from flows.verdicts import ROWS, STAGE
 from medgan.limitations import PROBES, WITHOUT_AUGMENTATION
 from medgan.verdicts import find_twin, meets
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 MISSING, FIGURES = "missing.json", "figures.json"
 CODE = (
     "flows.probes",
-    "medgan.limitations",
+    "flows.subject",
+    "medgan.pooled",
     "medgan.metrics",
     "medgan.explore",
     "medgan.directions",
@@ -77,12 +79,14 @@ def fill_scorecard(
         "generator": Artifact.open(generator).digest,
         "synthetic": drawn.digest,
     }
+    config = asdict(next(one for one in context.config.gans if one.name == gan))
     wanted = [name for name in RUN if name in settings.probes or not settings.probes]
+    concerned = [name for name in wanted if meets(config, PROBES[name].concerns)]
     transforms = transforms_of(context.config, gan)
     chosen = {
         "images": settings.images,
         "draws": settings.draws,
-        "probes": wanted,
+        "probes": concerned,
         "transforms": transforms,
         "seed": context.config.seed,
     }
@@ -94,7 +98,6 @@ def fill_scorecard(
             progress_bar(f"scorecard {gan} s{gan_seed}", "probes") as progress,
         ):
             subject = examine(context.config, dataset, extractor, generator, synthetic, device)
-            concerned = [name for name in wanted if meets(subject.config, PROBES[name].concerns)]
             answers, missing, seconds = {}, {}, {}
             for number, name in enumerate(concerned):
                 progress(number, len(concerned))
@@ -126,7 +129,6 @@ def examine(
     train, drawn = ScanDataset(dataset, "train"), medgan.load(generator, device=device)
     return Subject(
         generator=drawn,
-        config=asdict(drawn.config),
         classifier=load_classifier(extractor, device),
         real=Images.of(train, most, seed),
         training=Images.of(train, len(train), seed),

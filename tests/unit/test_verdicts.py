@@ -15,23 +15,19 @@ from medgan.limitations import CLAIMS, OVER_TRAININGS, PROBES
 from medgan.metrics.intervals import clopper_pearson
 from medgan.metrics.measured import Measured
 from medgan.metrics.speedup import times_sooner
+from medgan.pooled import Figure, compare, pool, spearman, student_t
 from medgan.verdicts import (
     CANNOT_TELL,
     NOT_SHOWN,
     SHOWN,
     Check,
     Claim,
-    Figure,
     Measurements,
     Twin,
-    compare,
     decide,
     find_twin,
     judge,
     meets,
-    pool,
-    spearman,
-    student_t,
 )
 from pipeline.config import preset_folders
 from pipeline.records import ResultRow
