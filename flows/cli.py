@@ -120,7 +120,9 @@ def _compare(options: argparse.Namespace) -> Result:
     if not report.is_file():
         raise MedaugError(f"{report}: no report yet; run 'medaug run {options.config}' first")
     data = json.loads(report.read_text(encoding="utf-8"))
-    return {"status": "done", "report": str(report), "rows": data["rows"], "text": report_tables(data)}
+    limitations = data.get("limitations", [])  # none in a report of an earlier version
+    found = {"rows": data["rows"], "limitations": limitations}
+    return {"status": "done", "report": str(report), **found, "text": report_tables(data)}
 
 
 def _serve(options: argparse.Namespace) -> Result:

@@ -20,6 +20,7 @@ from flows.contrasts import contrast_name, evidence_rows
 from flows.devices import describe
 from flows.registration import register, registered
 from flows.synthesize import write_pictures
+from flows.verdicts import experiment_verdicts, log_verdicts, probe_rows
 from pipeline.dataset import ScanDataset
 from pipeline.records import GanSummary, ReportInput, ResultRow, read_rows
 from pipeline.report import write_report
@@ -42,6 +43,7 @@ class Outcome:
         generator: generator artifact, where there is one.
         synthetic: synthetic artifact, where there is one.
         score: score artifact, where there is one.
+        scorecard: scorecard artifact, where there is one.
     """
 
     gan: str
@@ -51,6 +53,7 @@ class Outcome:
     generator: Path | None = None
     synthetic: Path | None = None
     score: Path | None = None
+    scorecard: Path | None = None
 
 
 def training_rows(outcomes: Sequence[Outcome]) -> list[ResultRow]:
@@ -84,7 +87,7 @@ def gan_summary(outcome: Outcome) -> GanSummary:
         )
     if outcome.synthetic is not None:
         summary = replace(summary, samples=outcome.synthetic / "pictures")
-    return summary
+    return replace(summary, scorecard=outcome.scorecard)
 
 
 def experiment_warnings(context: Context, data: ScanDataset, outcomes: Sequence[Outcome]) -> list[str]:
@@ -167,7 +170,8 @@ def write_experiment_report(
         rows += read_rows(path / ROWS)
     plan = register(context, dataset)
     evidence = evidence_rows(cells, rows, config.classification, config.seed)
-    rows += evidence
+    rows += [*evidence, *probe_rows(config, outcomes)]
+    verdicts = experiment_verdicts(config, rows, outcomes)
 
     folder = context.report_folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -195,6 +199,7 @@ def write_experiment_report(
                 "device": describe(),
                 **versions(),
             },
+            verdicts=tuple(verdicts),
         ),
         folder,
     )
@@ -203,6 +208,7 @@ def write_experiment_report(
         name = contrast_name(row, row.metric, row.arm)
         values |= {name: row.value, f"{name}.low": row.low or 0.0, f"{name}.high": row.high or 0.0}
     context.parent.log(values, 0)
+    log_verdicts(context, rows, outcomes, verdicts)
     context.parent.log_file(folder / "report.html")
     context.parent.log_file(folder / "report.json")
     return folder / "report.html"

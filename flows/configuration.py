@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from classifiers.config import Balance, ClassifierConfig
 from medgan.config import GanConfig
 from medgan.extractors import ExtractorConfig
-from pipeline.config import apply_overrides, expand_preset, merge, read_yaml, validate
+from medgan.limitations import PROBES
+from pipeline.config import apply_overrides, expand_preset, merge, nearest, read_yaml, validate
 from pipeline.ingest import DataConfig
 from pipeline.records import MedaugError
 
@@ -35,6 +36,30 @@ class SynthesisConfig(Frozen):
 
     per_class: int = Field(default=200, ge=2)
     dicom: int = Field(default=8, ge=0)
+
+
+class ScorecardConfig(Frozen):
+    """How the limitations of each GAN are measured.
+
+    Attributes:
+        enabled: whether they are.
+        images: real and synthetic images that a probe of images looks at, at most.
+        draws: images that a probe of the latent space draws itself; some draw several times as many.
+        probes: names of :data:`medgan.limitations.PROBES` that run; empty for all.
+    """
+
+    enabled: bool = True
+    images: int = Field(default=2000, ge=50)
+    draws: int = Field(default=500, ge=100)
+    probes: tuple[str, ...] = ()
+
+    @field_validator("probes")
+    @classmethod
+    def _known(cls, probes: tuple[str, ...]) -> tuple[str, ...]:
+        for name in probes:
+            if name not in PROBES:
+                raise ValueError(f"unknown probe {name!r}{nearest(name, PROBES)}; known: {', '.join(PROBES)}")
+        return probes
 
 
 class ClassificationConfig(Frozen):
@@ -129,6 +154,7 @@ class ExperimentConfig(Frozen):
         extractor: the classifier whose features ``fid.domain`` uses; trained on training patients.
         extractors: further ones, e.g. ``{kind: inception, weights: PATH}``; each adds its own rows.
         synthesis: what is drawn.
+        scorecard: which limitations are measured, on how many images.
         classifiers: the downstream classifiers.
         classification: arms, ratios, seeds, endpoint.
         tracking: MLflow.
@@ -145,6 +171,7 @@ class ExperimentConfig(Frozen):
     extractor: ClassifierConfig
     extractors: tuple[Annotated[ExtractorConfig, Field(discriminator="kind")], ...] = ()
     synthesis: SynthesisConfig = SynthesisConfig()
+    scorecard: ScorecardConfig = ScorecardConfig()
     classifiers: tuple[ClassifierConfig, ...] = ()
     classification: ClassificationConfig = ClassificationConfig()
     tracking: TrackingConfig = TrackingConfig()

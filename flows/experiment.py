@@ -36,6 +36,7 @@ from flows.preflight import (
 from flows.progress import say
 from flows.registration import register
 from flows.score import score_floor, score_synthetic
+from flows.scorecard import fill_scorecard
 from flows.settle import settle
 from flows.synthesize import draw_synthetic
 from flows.tracking import tracking_uri
@@ -154,7 +155,7 @@ def run_stages(context: Context, ingested: Path, until: Until, before: int, star
         failures,
     )
     usable = {key: path for key, path in trained.items() if Artifact.open(path).meta["status"] == "done"}
-    synthetic, scores, cells = {}, {}, {}
+    synthetic, scores, cards, cells = {}, {}, {}, {}
     if wanted >= STAGES.index("synthesize"):
         synthetic = settle(
             {key: draw_synthetic.submit(context, ingested, path) for key, path in usable.items()},
@@ -167,6 +168,15 @@ def run_stages(context: Context, ingested: Path, until: Until, before: int, star
             lambda key: f"scoring {key[0]} (seed {key[1]})",
             failures,
         )
+        if config.scorecard.enabled:
+            cards = settle(
+                {
+                    key: fill_scorecard.submit(context, ingested, extractor, usable[key], synthetic[key], path)
+                    for key, path in scores.items()
+                },
+                lambda key: f"the scorecard of {key[0]} (seed {key[1]})",
+                failures,
+            )
     if wanted >= STAGES.index("classify"):
         grounds = prepare_grounds(context, ingested, extractor, synthetic, failures)
         cells = settle(
@@ -176,7 +186,7 @@ def run_stages(context: Context, ingested: Path, until: Until, before: int, star
         )
     register_generators(context, ingested, synthetic, list(cells.items()))
     outcomes = [
-        outcome(key, trained.get(key), synthetic.get(key), scores.get(key), failures)
+        replace(outcome(key, trained.get(key), synthetic.get(key), scores.get(key), failures), scorecard=cards.get(key))
         for key in product([gan.name for gan in config.gans], config.gan_seeds)
     ]
     results = {"dataset": str(ingested), "mlflow": context.uri}

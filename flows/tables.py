@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+
+from pipeline.records import Verdict
+from pipeline.report.limitations import figure_of
 
 FIDELITY = ("kid.domain", "fid.domain", "precision", "recall", "density", "coverage")
 CLASSIFIER = ("auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "brier", "ece")
@@ -23,6 +26,11 @@ def report_tables(report: Mapping[str, Any]) -> str:
     if len(score):
         table = score.pivot_table(index=["gan", "gan_seed"], columns="metric", values="value")
         parts.append("Fidelity to the real training images\n" + _text(table.reindex(columns=list(FIDELITY))))
+    if data := report.get("limitations"):
+        parts.append(
+            "Limitations: claims of the literature, each by its leading figure and its 95 % interval\n"
+            + _scorecard([Verdict(**one) for one in data])
+        )
     arms = rows[(rows["stage"] == "classify") & rows["metric"].isin(CLASSIFIER)].fillna({"ratio": 0, "fraction": 1})
     if len(arms):
         index = ["classifier", "fraction", "arm", "gan", "ratio", "variant"]
@@ -51,6 +59,22 @@ def report_tables(report: Mapping[str, Any]) -> str:
             + contrasts.fillna({"fraction": 1})[columns].to_string(index=False, float_format="{:.3f}".format)
         )
     return "\n\n".join(parts) or "no rows"
+
+
+def _scorecard(verdicts: Sequence[Verdict]) -> str:
+    """Claim by claim, one line a GAN."""
+    lines: list[str] = []
+    told = ""
+    for one in verdicts:
+        if not one.leading:
+            continue
+        if one.claim != told:
+            lines.append(f"{one.text} (shown if {one.check} is {one.side} {one.threshold:g})")
+            told = one.claim
+        against = f" against {one.against}" if one.against else ""
+        remedy = f"; {one.remedy}" if one.remedy else ""
+        lines.append(f"    {one.gan}{against}: {one.verdict}, {one.metric} {figure_of(one)}{remedy}")
+    return "\n".join(lines)
 
 
 def ingest_tables(meta: Mapping[str, Any]) -> str:

@@ -176,10 +176,7 @@ class Tracker:
             parent: the experiment's parent run.
             description: shown at the head of the run's page, Markdown.
         """
-        query = f"tags.`medaug.key` = '{key}'"
-        if parent is not None:
-            query += f" and tags.`{PARENT_TAG}` = '{parent.run_id}'"
-        for found in self.client.search_runs([self.experiment_id], query, max_results=1):
+        for found in self._search(key, parent):
             again = Run(self.client, found.info.run_id, found.info.status == "FINISHED")
             owner = int(found.data.tags.get("medaug.pid", "0"))
             if again.finished or owner == os.getpid():
@@ -201,6 +198,28 @@ class Tracker:
         }
         created = self.client.create_run(self.experiment_id, run_name=name, tags=all_tags)
         return Run(self.client, created.info.run_id, finished=False)
+
+    def _search(self, key: str, parent: Run | None) -> Sequence[Any]:
+        query = f"tags.`medaug.key` = '{key}'"
+        if parent is not None:
+            query += f" and tags.`{PARENT_TAG}` = '{parent.run_id}'"
+        return list(self.client.search_runs([self.experiment_id], query, max_results=1))
+
+    def log_rows_once(self, key: str, parent: Run, rows: Sequence[ResultRow], tag: str, mark: str) -> None:
+        """Adds figures to the run with this key under this parent, if it is there and does not have them already.
+
+        Args:
+            key: what identifies the run.
+            parent: the experiment's parent run.
+            rows: the figures.
+            tag: kept beside them.
+            mark: what identifies them, the tag's value.
+        """
+        for found in self._search(key, parent):
+            if found.data.tags.get(tag) != mark:
+                run = Run(self.client, found.info.run_id, finished=True)
+                run.log_rows(rows)
+                run.set_tag(tag, mark)
 
     def tag_run(self, run: Run, tags: Mapping[str, str]) -> None:
         """Sets several tags at once."""

@@ -15,6 +15,7 @@ from flows.context import Context, plain
 from flows.devices import training_device
 from flows.models import log_model
 from flows.progress import progress_bar
+from flows.timeline import Timeline
 from medgan import LoadedGenerator
 from medgan.config import GanConfig
 from medgan.metrics import fid, kid
@@ -25,7 +26,11 @@ from pipeline.store import Artifact, Draft, Recipe, code_version
 CURVE_IMAGES = 256  # drawn at each snapshot
 CODE = (
     "flows.train_gan",
-    "medgan.metrics",
+    "medgan.metrics.features",
+    "medgan.metrics.fid",
+    "medgan.metrics.kid",
+    "medgan.metrics.moments",
+    "medgan.metrics.sampling",
     "classifiers.trained",
     "classifiers.networks",
     "medgan.config",
@@ -110,6 +115,9 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
         def build(draft: Draft) -> None:
             nonlocal fresh
             fresh = True
+            scratch = context.store.scratch(recipe)
+            timeline = Timeline(scratch)
+            judge = timeline.stamped(validation_curve(ScanDataset(dataset, "validation"), extractor))
             with (
                 training_device(context.config.device) as device,
                 progress_bar(f"train {gan.name} s{seed}", "images") as progress,
@@ -118,12 +126,12 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
                     gan,
                     ScanDataset(dataset, "train"),
                     seed,
-                    context.store.scratch(recipe),
+                    scratch,
                     draft.folder,
                     device=device,
                     log=run.log,
                     progress=progress,
-                    on_snapshot=validation_curve(ScanDataset(dataset, "validation"), extractor),
+                    on_snapshot=judge,
                     on_grid=lambda images_seen, grid: run.log_grid(grid, images_seen),
                 )
             draft.meta.update(
@@ -134,7 +142,7 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
                 images_seen=result.images_seen,
                 parameters=dict(result.parameters),
             )
-            draft.record.update(seconds=result.seconds)
+            draft.record.update(seconds=result.seconds, timeline=timeline.points)
 
         artifact = context.store.get_or_create(recipe, build)
         if not run.finished:

@@ -143,6 +143,57 @@ def read_rows(path: Path) -> list[ResultRow]:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What an experiment says of one claim of the literature about one GAN (a row of the scorecard).
+
+    Attributes:
+        claim: key of the claim, e.g. "droplets".
+        text: the claim as the literature has it.
+        source: who claimed it.
+        check: what the claim is judged by, e.g. ``recall / floor.recall`` or ``difference in recall``.
+        metric: what the figure is: the same, or the metric alone where there is nothing to set it against.
+        probe: who measured it; names the picture.
+        leading: whether the claim's verdict is this row's; the other rows of a claim stand beside it.
+        gan: preset name.
+        against: the GAN it is compared with; "" where none is.
+        verdict: "shown", "not shown" or "cannot tell at this n".
+        value: the figure.
+        low: lower end of its 95 % interval; None where the end is not bounded or the figure has none.
+        high: upper end.
+        side: "above" or "below": where the figure lies if the claim holds.
+        threshold: where that side begins.
+        reason: why there.
+        seeds: trainings behind the figure.
+        n_real: real images behind it.
+        n_synthetic: synthetic images of each training behind it.
+        remedy: what would have to be trained before anything can be told; "" where that is not what is missing.
+        note: what the probe says of its figure.
+    """
+
+    claim: str
+    text: str
+    source: str
+    check: str
+    metric: str
+    probe: str
+    leading: bool
+    gan: str
+    against: str
+    verdict: str
+    value: float
+    low: float | None
+    high: float | None
+    side: str
+    threshold: float
+    reason: str
+    seeds: int
+    n_real: int | None = None
+    n_synthetic: int | None = None
+    remedy: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class GanSummary:
     """What the report shows of one training.
 
@@ -157,6 +208,8 @@ class GanSummary:
         curves: metric name → list of (images seen, value).
         samples: folder with ``<label>.npy`` (``0.npy``, ...) uint8 [n, H, W] or [n, H, W, 3] and ``walk.npy``
             uint8 [classes, steps, H, W]; None where nothing was drawn.
+        scorecard: folder with ``missing.json`` (probe → reason), ``figures.json`` (probe → plain data of a small
+            figure) and ``pictures/<probe>.npy`` uint8 [H, W]; None where no probe ran.
     """
 
     gan: str
@@ -168,6 +221,7 @@ class GanSummary:
     parameters: Mapping[str, int] = field(default_factory=dict)
     curves: Mapping[str, list[tuple[float, float]]] = field(default_factory=dict)
     samples: Path | None = None
+    scorecard: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +239,7 @@ class ReportInput:
         warnings: one line each, most important first.
         links: name → text that tells where things are (MLflow command, artifact folders).
         provenance: versions, device, wall time and so on, name → text.
+        verdicts: the scorecard, in the order of the claims.
     """
 
     title: str
@@ -197,3 +252,4 @@ class ReportInput:
     warnings: tuple[str, ...]
     links: Mapping[str, str]
     provenance: Mapping[str, str]
+    verdicts: tuple[Verdict, ...] = ()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 FIDELITY = {"kid.domain", "fid.domain", "precision", "recall", "density", "coverage"}
 
+PROBED = ("duplicates", "ms_ssim", "swd", "spectrum", "ppl.z", "conditional_recall", "divergence")
+
 
 class _Loads(HTMLParser):
     """Everything a browser would fetch."""
@@ -30,7 +32,8 @@ class _Loads(HTMLParser):
 def faults(folder: Path, gans: set[str], arms: set[str]) -> list[str]:
     """What is missing from a report that should hold these GANs and arms; nothing where it is whole."""
     html = (folder / "report.html").read_text(encoding="utf-8")
-    rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["rows"]
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    rows = report["rows"]
     page = _Loads()
     page.feed(html)
     found = [f"the page loads {source[:80]}" for source in page.fetched]
@@ -45,6 +48,11 @@ def faults(folder: Path, gans: set[str], arms: set[str]) -> list[str]:
         found += [f"{gan}: no contrast {arm}" for arm in sorted({"D-B", "D-C"} - contrasts) if "D" in arms]
     classified = {row["arm"] for row in rows if row["stage"] == "classify" and row["metric"] == "auroc"}
     found += [f"no classifier for arm {arm}" for arm in sorted(arms - classified)]
+    verdicts = report["limitations"]
+    found += [f"{gan}: no limitation was judged" for gan in sorted(gans - {one["gan"] for one in verdicts})]
+    found += [f"{one['claim']}: {one['verdict']} without a number" for one in verdicts if one["value"] is None]
+    probes = {(row["gan"], row["metric"]) for row in rows if row["stage"] == "probe"}
+    found += [f"{gan}: no {name}" for gan in sorted(gans) for name in PROBED if (gan, name) not in probes]
     if not any(row["metric"].startswith("floor.kid") for row in rows):
         found.append("no real-against-real floor")
     return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.report.contrasts import CANNOT_TELL, HARMED, HELPED, Comparison
 from pipeline.report.estimates import Estimate, Evidence, Gan
+from pipeline.report.limitations import shown_limitations
 from pipeline.report.numbers import decimals, finite, interval, many, number, probability
 from pipeline.report.sentences import plain_words
 from pipeline.report.words import metric_of, metric_order
@@ -178,8 +179,8 @@ def _faults(evidence: Evidence, gan: Gan) -> str:
         figure = f"{metric_of(base).label} {number(one.value)}" + (f" ({beside})" if beside else "")
         (distances if base.split(".")[0] in ("fid", "kid") else shares).append(figure)
     told = ([gan.status] if gan.unfinished else []) + [", ".join(part) for part in (distances, shares) if part]
-    worst = _worst_class(evidence, gan, bases)
-    return "; ".join([*told, *([worst] if worst else [])] or ["0 metrics were measured"]) + "."
+    told += [part for part in (_worst_class(evidence, gan, bases), shown_limitations(evidence, gan.name)) if part]
+    return "; ".join(told or ["0 metrics were measured"]) + "."
 
 
 def _beside(evidence: Evidence, gan: Gan, base: str) -> str:

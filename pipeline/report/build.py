@@ -25,6 +25,7 @@ from pipeline.report.detail_tables import confusion_table, subgroup_table, varia
 from pipeline.report.estimates import FLOOR, RATIO, Estimate, Evidence
 from pipeline.report.gains import forest_panels, fraction_panels, reliability_panels, worth_panels
 from pipeline.report.images import sources
+from pipeline.report.limitations import scorecard
 from pipeline.report.numbers import MINUS, MISSING, plain
 from pipeline.report.sentences import sentence
 from pipeline.report.tables import class_tables, fidelity_bases, gan_table
@@ -86,6 +87,7 @@ def render_html(data: ReportInput) -> str:
         gan_table=gan_table(evidence),
         class_tables=class_tables(evidence),
         sources=sources(evidence),
+        scorecard=scorecard(evidence),
         fidelity=fidelity_panels(evidence),
         training=training_panels(evidence),
         classifiers=classifier_tables(evidence),
@@ -150,6 +152,7 @@ def report_facts(data: ReportInput) -> dict[str, Any]:
         },
         "verdicts": [_comparison(one) for one in found],
         "contrasts": [_contrast(one) for comparison in found for one in comparison.contrasts],
+        "limitations": [asdict(one) for one in data.verdicts],
         "rows": [asdict(row) for row in data.rows],
         "dataset": {key: value for key, value in data.dataset.items() if "hash" not in str(key)},
         "config": data.config,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
@@ -130,6 +130,40 @@ def curve_figure(curves: Sequence[Curve], key: str, alt: str, wide: bool = False
         style = {"frameon": False, "fontsize": SIZE, "labelcolor": INK, "handlelength": 1.8}
         corner = (0.03, 1 - 0.32 / height)
         figure.legend(loc=corner, ncols=6 if wide else 2, borderpad=0, borderaxespad=0, columnspacing=1.2, **style)
+    return _svg(figure, key, alt)
+
+
+def small_figure(data: Mapping[str, Any], colour: str, key: str, alt: str) -> Markup:
+    """A figure of thumbnail size: what a probe of the scorecard saw.
+
+    Args:
+        data: ``lines`` (name → list of [x, y]; "real" is drawn in the text's colour), ``x`` and ``y`` (axes' names),
+            ``log`` (whether y is logarithmic) and ``steps`` (whether the lines are histograms).
+        colour: the GAN's.
+        key: unique in the page; its ids begin with it.
+        alt: what a reader who cannot see it should know.
+    """
+    width, height = 2.1, 1.5
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0.36 / width, 0.42 / height, 1 - 0.44 / width, 1 - 0.66 / height))
+    for i, (name, points) in enumerate(data["lines"].items()):
+        real = name == "real"
+        good = [(x, y) for x, y in points if finite(x) is not None and finite(y) is not None]
+        if good:
+            x, y = np.array(good, np.float64).T
+            drawn = axes.plot(x, y, drawstyle="steps-mid" if data["steps"] else "default", linestyle=DASHES[i % 2])
+            drawn[0].set(color=INK if real else colour, linewidth=1.0 if real else 1.5, label=_literal(name))
+    if data["log"]:
+        axes.set_yscale("log")
+        axes.set_yticks([])
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(2))
+    axes.xaxis.set_major_locator(MaxNLocator(2))
+    axes.set_xlabel(data["x"])
+    axes.set_ylabel(data["y"], color=INK, fontsize=SIZE)
+    _calm(axes)
+    style = {"frameon": False, "fontsize": SIZE, "labelcolor": INK, "handlelength": 1.2}
+    figure.legend(loc=(0.1, 1 - 0.2 / height), ncols=3, borderpad=0, borderaxespad=0, columnspacing=0.8, **style)
     return _svg(figure, key, alt)
 
 

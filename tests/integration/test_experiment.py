@@ -40,6 +40,7 @@ SETTINGS = {
     "gans": {gan: {} for gan in GANS},
     "extractor": {"preset": "resnet", "steps": 6, "evaluate_every": 3},
     "synthesis": {"per_class": 40, "dicom": 2},
+    "scorecard": {"images": 100, "draws": 100},
     "classifiers": {"resnet": {"steps": 6, "evaluate_every": 3}},
     "classification": {"seeds": [0], "resamples": 2000},
 }
@@ -92,7 +93,8 @@ def test_mlflow_holds_one_flat_run_for_each_cell(finished: tuple[Path, Path, dic
     assert {run.info.status for run in [parent, *trainings, *scores, *cells]} == {"FINISHED"}
     by_gan = [run.data.metrics for run in scores if "gan" in run.data.tags]
     assert len(by_gan) == len(GANS)
-    assert all(set(by_gan[0]) == set(metrics) for metrics in by_gan), "GANs compare only under the same metric names"
+    shared = set.intersection(*(set(metrics) for metrics in by_gan))
+    assert {"kid.domain", "recall", "duplicates", "ppl.z", "swd"} <= shared, "GANs compare only under the same names"
     assert sorted(run.data.tags["arm"] for run in cells) == ["A", "B", "C", "D", "D", "D", "D"]
     assert all(run.inputs.dataset_inputs for run in [*trainings, *scores, *cells])
     assert {run.data.params["gan.network"] for run in trainings} == set(GANS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.audit import FieldAudit
-from pipeline.records import GanSummary, ReportInput, ResultRow
+from pipeline.records import GanSummary, ReportInput, ResultRow, Verdict
 from pipeline.report import write_report
 
 CLASSES = ("healthy", "nodule", "effusion")
@@ -196,6 +197,83 @@ def contrast_rows() -> list[ResultRow]:
     return rows
 
 
+CLAIM_TEXTS = {
+    "memorisation": ("a GAN merely memorises", "Webster et al. 2019", "excess.copies", "copies", 0.01),
+    "droplets": ("AdaIN leaves water droplets, from 64x64 up", "Karras et al. 2020", "droplets", "droplets", 0.05),
+    "mapping_disentangles": (
+        *("a mapping network disentangles: w is straighter than z", "Karras et al. 2019"),
+        *("separability.w / separability.z", "path_length", 1.0),
+    ),
+    "stddev_widens": (
+        *("minibatch standard deviation widens variation", "Karras et al. 2018"),
+        *("difference in recall", "fidelity", 0.0),
+    ),
+}
+
+
+def verdicts() -> tuple[Verdict, ...]:
+    """Every kind of verdict: both ways, undecided for its interval, and undecided for want of a twin."""
+    told = (
+        ("memorisation", "dcgan", "", "not shown", -0.01, -0.02, 0.004, ""),
+        ("memorisation", "stylegan", "", "shown", 0.21, 0.17, 0.25, ""),
+        ("memorisation", "stylegan2", "", "cannot tell at this n", 0.02, -0.01, 0.06, ""),
+        ("stddev_widens", "stylegan", "", "cannot tell at this n", 0.47, 0.38, 0.56, "train it with stddev_group: 0"),
+        ("mapping_disentangles", "stylegan2", "", "shown", 0.62, 0.4, 0.81, ""),
+        ("mapping_disentangles", "stylegan", "", "not shown", 1.9, 1.2, None, ""),
+        ("droplets", "stylegan", "", "shown", 0.35, 0.29, 0.42, ""),
+    )
+    return tuple(
+        Verdict(
+            claim=claim,
+            text=CLAIM_TEXTS[claim][0],
+            source=CLAIM_TEXTS[claim][1],
+            check=CLAIM_TEXTS[claim][2],
+            metric="recall" if remedy else CLAIM_TEXTS[claim][2],
+            probe=CLAIM_TEXTS[claim][3],
+            leading=True,
+            gan=gan,
+            against=against,
+            verdict=verdict,
+            value=value,
+            low=low,
+            high=high,
+            side="below" if claim == "mapping_disentangles" else "above",
+            threshold=CLAIM_TEXTS[claim][4],
+            reason="fixed before anything was measured",
+            seeds=1,
+            n_real=118,
+            n_synthetic=600,
+            remedy=remedy,
+        )
+        for claim, gan, against, verdict, value, low, high, remedy in told
+    )
+
+
+def probe_rows() -> list[ResultRow]:
+    """Figures of the probes behind the verdicts, and one that only some GANs have."""
+    size = {"gan_seed": 0, "n_real": 118, "n_synthetic": 600}
+    rows = [ResultRow("probe", "copies", 0.02, 0.01, 0.03, gan=gan, **size) for gan in GANS if gan != "pggan"]
+    return [*rows, ResultRow("probe", "ppl.w", 152.0, 140.0, 163.0, gan="stylegan", **size)]
+
+
+def write_scorecard(folder: Path, gan: str) -> Path:
+    """A scorecard artifact's files: a picture, a small figure, and a probe that failed."""
+    rng = np.random.default_rng(3)
+    (folder / "pictures").mkdir(parents=True)
+    pairs = [np.hstack([phantom("nodule", rng, noise) for _ in range(5)]) for noise in (0.2, 0.0)]
+    np.save(folder / "pictures" / "copies.npy", np.vstack(pairs))
+    spot = 255 * np.exp(-((np.mgrid[:64, :64] - 20) ** 2).sum(axis=0) / 18)
+    np.save(folder / "pictures" / "droplets.npy", spot.astype(np.uint8))
+    lines = {
+        name: [[x, scale * x * math.exp(-x)] for x in np.linspace(0, 6, 24)] for name, scale in (("z", 3), ("w", 9))
+    }
+    figure = {"lines": lines, "x": "path length of a pair", "y": "pairs", "log": False, "steps": True}
+    (folder / "figures.json").write_text(json.dumps({"path_length": figure}))
+    missing = {"pinning": "the structure of 3 of 100 pairs moves"} if gan == "dcgan" else {}
+    (folder / "missing.json").write_text(json.dumps(missing))
+    return folder
+
+
 def audit() -> list[dict[str, object]]:
     """Header fields with each verdict, as a dataset artifact keeps them."""
     figures = {
@@ -242,9 +320,9 @@ def demo_input(folder: Path) -> ReportInput:
             gans.append(GanSummary(gan, 0, "diverged", reason, 4000, seconds, parameters, lost))
             continue
         samples = write_samples(folder / gan, BLUR[gan], len(gans) + 1, walk=True)
-        gans.append(
-            GanSummary(gan, 0, "done", "", 18_000, seconds, parameters, curves(rng, BLUR[gan] * 0.5, 18_000), samples)
-        )
+        course = curves(rng, BLUR[gan] * 0.5, 18_000)
+        card = write_scorecard(folder / f"{gan}-scorecard", gan)
+        gans.append(GanSummary(gan, 0, "done", "", 18_000, seconds, parameters, course, samples, card))
     return ReportInput(
         title="quickstart",
         headline="A quickstart proves the plumbing and no clinical point: its patients are procedural phantoms.",
@@ -302,7 +380,7 @@ def demo_input(folder: Path) -> ReportInput:
         },
         real_samples=write_samples(folder / "real", 0.0, 0, walk=False),
         gans=tuple(gans),
-        rows=(*score_rows(), *classifier_rows(), *contrast_rows()),
+        rows=(*score_rows(), *classifier_rows(), *contrast_rows(), *probe_rows()),
         warnings=(
             "23 test patients are too few to show or to exclude a gain below about 0.04 macro AUROC.",
             "1 GAN seed: the variation between trainings was not measured.",
@@ -313,6 +391,7 @@ def demo_input(folder: Path) -> ReportInput:
             "synthetic scans": "runs/store/synthetic/stylegan2-s0-9f2c11d0a4b6e813",
         },
         provenance={"medaug": "0.1.0", "torch": "2.13.0", "device": "cpu, 2 cores, bf16", "wall time": "7.4 min"},
+        verdicts=verdicts(),
     )
 
 

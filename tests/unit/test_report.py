@@ -136,7 +136,9 @@ def test_images_and_figures_say_what_they_show(html):
     page = Page(html)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     drawn = [gan for gan in GANS if gan != "pggan"]
+    in_scorecard, images = images[:4], images[4:]
     assert [one["alt"] for one in images[:1]] == ["9 real scans of class healthy"]
+    assert all(one["alt"] for one in in_scorecard)
     assert len(images) == len(CLASSES) * (1 + len(drawn)) + len(CLASSES) * len(drawn)
     assert all(attributes.get("alt") for attributes in images)
     figures = [attributes for tag, attributes in page.tags if tag == "svg"]
@@ -293,7 +295,7 @@ def test_damaged_samples_leave_a_reason(demo, damage, tmp_path):
                 "empty": np.zeros((0, 8, 8), np.uint8),
             }[damage]
             np.save(folder / name, array, allow_pickle=True)
-    gan = replace(demo.gans[0], samples=folder, curves={})
+    gan = replace(demo.gans[0], samples=folder, curves={}, scorecard=None)
     text, _ = pages(replace(demo, gans=(gan,), rows=(), real_samples=None), tmp_path / "out")
     page = Page(text)
     assert [a["alt"] for tag, a in page.tags if tag == "img"] == [

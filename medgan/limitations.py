@@ -1,0 +1,326 @@
+"""The limitations that the literature names, as data: claim, who made it, whom it concerns, and what would show it.
+
+Thresholds belong to the table and not to a run, each with its reason; :mod:`medgan.verdicts` reads the figures against
+them. The first check of a claim leads, so that a claim with five figures has one chance and not five. Where a
+claim is about the effect of one choice, the GAN is compared with its twin, the same GAN without it; where it is about a
+generator as it is, with a fixed number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from medgan.verdicts import Check, Claim, Condition, Twin
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A measurement of one generator.
+
+    Attributes:
+        metrics: what it gives, class suffixes left out.
+        concerns: what a configuration meets if the probe can be run on it.
+    """
+
+    metrics: tuple[str, ...]
+    concerns: tuple[Condition, ...] = ()
+
+
+STYLE_NETWORKS = ("stylegan", "stylegan2")
+GROWING_NETWORKS = ("pggan", "stylegan")
+OTHER_NETWORK = ("network", "architecture", "loss", "regularisation", "optimiser", "critic_steps", "ema")
+"""What differs where two networks are compared, each with the loss and penalties that it was published with; images,
+batch, conditioning and augmentation are the same."""
+OTHER_LOSS = (
+    *("loss", "regularisation", "optimiser", "critic_steps", "ema"),
+    "architecture.discriminator_norm",
+)
+
+LESS = "any fall: the interval excludes no difference"
+AT_ALL = "any rise: the interval excludes no difference"
+
+WITHOUT_STDDEV = Twin(
+    ("architecture.stddev_group",),
+    (("architecture.stddev_group", "=", 0),),
+    "train the same GAN with architecture.stddev_group: 0",
+)
+WITHOUT_GROWING = Twin(
+    ("architecture.growth_share", "architecture.growth_start", "architecture.growth_fade"),
+    (("architecture.growth_share", "=", 0.0),),
+    "train the same GAN with architecture.growth_share: 0",
+)
+UNDER_BCE = Twin(
+    OTHER_LOSS,
+    (("loss", "=", "bce"),),
+    "train the same network under loss: bce for as many images",
+)
+WITHOUT_MIXING = Twin(
+    ("architecture.mixing",),
+    (("architecture.mixing", "=", 0.0),),
+    "train the same GAN with architecture.mixing: 0",
+)
+WITHOUT_MAPPING = Twin(
+    ("architecture.mapping_layers",),
+    (("architecture.mapping_layers", "=", 0),),
+    "train the same GAN with architecture.mapping_layers: 0",
+)
+WITHOUT_PATH_LENGTH = Twin(
+    (
+        *("regularisation.path_length", "regularisation.path_length_every"),
+        *("regularisation.path_length_shrink", "regularisation.path_length_decay"),
+    ),
+    (("regularisation.path_length", "=", 0.0),),
+    "train the same GAN with regularisation.path_length: 0",
+)
+WITHOUT_AUGMENTATION = Twin(
+    ("augmentation",),
+    (("augmentation.kind", "=", "none"),),
+    "train the same GAN with augmentation.kind: none",
+)
+WITH_ADAIN = Twin(OTHER_NETWORK, (("network", "=", "stylegan"),), "train stylegan for as many images")
+PROGRESSIVE = Twin(OTHER_NETWORK, (("network", "=", "pggan"),), "train pggan for as many images, in the same batches")
+
+STYLES: tuple[Condition, ...] = (("network", "=", STYLE_NETWORKS),)
+
+PROBES: Mapping[str, Probe] = {
+    "spectrum": Probe(
+        ("spectrum", "spectrum.low", "spectrum.middle", "spectrum.high", "spectrum.corner", "floor.spectrum")
+    ),
+    "swd": Probe(("swd", "floor.swd", "floor_ratio.swd")),
+    "ms_ssim": Probe(("ms_ssim", "floor.ms_ssim", "excess.ms_ssim")),
+    "ndb": Probe(("ndb", "floor.ndb")),
+    "duplicates": Probe(("duplicates", "excess.duplicates")),
+    "conditional": Probe(
+        (
+            *("conditional_accuracy", "floor.conditional_accuracy", "loss.conditional_accuracy"),
+            *("conditional_recall", "floor.conditional_recall", "worst.conditional_recall"),
+        ),
+        (("conditioning.generator", "!=", "none"),),
+    ),
+    "leak": Probe(("leak", "leak.worst")),
+    "copies": Probe(("copies", "excess.copies", "floor.copies")),
+    "path_length": Probe(("ppl.z", "ppl.w")),
+    "separability": Probe(("separability.z", "separability.w")),
+    "edits": Probe(("edit_purity.z", "edit_purity.w")),
+    "noise": Probe(("noise", "noise.low_pass"), (*STYLES, ("architecture.noise", "=", "random"))),
+    "mixing": Probe(
+        (*(f"mixing.{latents}" for latents in (1, 2, 3, 4)), *(f"mixing_penalty.{latents}" for latents in (2, 3, 4))),
+        STYLES,
+    ),
+    "truncation": Probe(("truncation.precision", "truncation.recall"), STYLES),
+    "droplets": Probe(("droplets",), STYLES),
+    "pinning": Probe(("pinning",)),
+}
+"""Probes of one generator; :data:`flows.probes.RUN` says how each is run."""
+
+OVER_TRAININGS: Mapping[str, tuple[str, ...]] = {
+    "fidelity": ("kid.domain", "fid.domain", "precision", "recall", "density", "coverage"),
+    "training": ("seconds", "images_seen"),
+    "divergence": ("divergence", "divergence.over_seeds", "divergence.last_quarter"),
+}
+"""Figures that come from the score stage, from the trainings' records, and from the curves of all seeds of a GAN."""
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "high_resolution",
+        "DCGAN cannot do high resolution",
+        "Odena, Olah & Shlens 2017; Karras et al. 2018, section 1",
+        (("network", "=", "dcgan"),),
+        (
+            Check("fidelity", "kid.domain", "above", 0.0, AT_ALL, "difference", twin=PROGRESSIVE),
+            Check("spectrum", "spectrum", "above", 3.0, "half or twice the power of real images, on average (3 dB)"),
+            Check("spectrum", "spectrum.high", "below", -3.0, "half of the finest detail's power is missing (3 dB)"),
+        ),
+    ),
+    Claim(
+        "instability",
+        "the min-max game is unstable",
+        "Goodfellow et al. 2014, section 5; Arjovsky & Bottou 2017",
+        (),
+        (
+            Check("divergence", "divergence", "above", 0.05, "one training in twenty is lost"),
+            Check("divergence", "divergence.over_seeds", "above", 0.2, "seeds differ by a fifth of their mean FID"),
+            Check(
+                "divergence", "divergence.last_quarter", "above", 0.2, "FID wanders by a fifth of itself near the end"
+            ),
+        ),
+    ),
+    Claim(
+        "mode_collapse",
+        "binary cross-entropy collapses modes",
+        "Metz et al. 2017; Arjovsky, Chintala & Bottou 2017, section 1",
+        (("loss", "=", "bce"),),
+        (
+            Check(
+                *("fidelity", "recall", "below", 0.8),
+                "a fifth of what real scans reach among themselves is missing",
+                *("ratio", "floor.recall"),
+            ),
+            Check(
+                *("fidelity", "coverage", "below", 0.8),
+                "a fifth of what real scans reach among themselves is missing",
+                *("ratio", "floor.coverage"),
+            ),
+            Check(
+                "ms_ssim", "excess.ms_ssim", "above", 0.05, "pairs of a class resemble each other more than real ones"
+            ),
+            Check("duplicates", "excess.duplicates", "above", 0.05, "one in twenty beyond what real scans reach"),
+            Check("ndb", "ndb", "above", 0.2, "a fifth of the bins, where chance alone makes one in twenty"),
+        ),
+    ),
+    Claim(
+        "other_losses",
+        "least squares, clipped and penalised critics cure mode collapse",
+        "Mao et al. 2017; Arjovsky, Chintala & Bottou 2017; Gulrajani et al. 2017",
+        (("network", "=", ("mlp", "dcgan")), ("loss", "!=", "bce")),
+        (
+            Check("fidelity", "recall", "above", 0.0, AT_ALL, "difference", twin=UNDER_BCE),
+            Check("fidelity", "coverage", "above", 0.0, AT_ALL, "difference", twin=UNDER_BCE),
+            Check("ms_ssim", "excess.ms_ssim", "below", 0.0, LESS, "difference", twin=UNDER_BCE),
+            Check("ndb", "ndb", "below", 0.0, LESS, "difference", twin=UNDER_BCE),
+        ),
+    ),
+    Claim(
+        "growing_is_faster",
+        "progressive growing trains 2 to 6 times faster",
+        "Karras et al. 2018, section 2",
+        (("network", "=", GROWING_NETWORKS), ("architecture.growth_share", ">", 0.0)),
+        (
+            Check("training", "seconds", "above", 2.0, "the lower end of the claim", "speedup", twin=WITHOUT_GROWING),
+            Check("training", "images_seen", "above", 1.0, "any gain", "speedup", twin=WITHOUT_GROWING),
+        ),
+    ),
+    Claim(
+        "stddev_widens",
+        "minibatch standard deviation widens variation",
+        "Karras et al. 2018, section 3",
+        (("architecture.stddev_group", ">", 0),),
+        (
+            Check("fidelity", "recall", "above", 0.0, AT_ALL, "difference", twin=WITHOUT_STDDEV),
+            Check("fidelity", "coverage", "above", 0.0, AT_ALL, "difference", twin=WITHOUT_STDDEV),
+            Check("ms_ssim", "excess.ms_ssim", "below", 0.0, LESS, "difference", twin=WITHOUT_STDDEV),
+        ),
+    ),
+    Claim(
+        "no_control",
+        "without styles there is no control of single features",
+        "Karras, Laine & Aila 2019, sections 1 and 4",
+        (("network", "=", ("mlp", "dcgan", "pggan")),),
+        (
+            Check("edits", "edit_purity.z", "below", 0.75, "the others move a third as much as what is edited"),
+            Check("separability", "separability.z", "above", 4.0, "as two attributes of which nothing is told apart"),
+        ),
+    ),
+    Claim(
+        "mapping_disentangles",
+        "a mapping network disentangles: w is straighter than z",
+        "Karras, Laine & Aila 2019, section 4, tables 3 and 4",
+        (("network", "=", STYLE_NETWORKS), ("architecture.mapping_layers", ">", 0)),
+        (
+            Check("separability", "separability.w", "below", 1.0, LESS, "ratio", "separability.z"),
+            Check("path_length", "ppl.w", "below", 1.0, LESS, "ratio", "ppl.z"),
+            Check("edits", "edit_purity.w", "above", 0.0, AT_ALL, "difference", "edit_purity.z"),
+            Check("path_length", "ppl.w", "below", 1.0, LESS, "ratio", twin=WITHOUT_MAPPING),
+        ),
+    ),
+    Claim(
+        "mixing_localises",
+        "style mixing in training makes generators stand mixed styles",
+        "Karras, Laine & Aila 2019, section 3.1, table 2",
+        (("network", "=", STYLE_NETWORKS), ("architecture.mixing", ">", 0.0)),
+        (
+            Check("mixing", "mixing_penalty.4", "below", 0.0, LESS, "difference", twin=WITHOUT_MIXING),
+            Check("mixing", "mixing_penalty.2", "below", 0.0, LESS, "difference", twin=WITHOUT_MIXING),
+        ),
+    ),
+    Claim(
+        "truncation_trades",
+        "truncation trades variety for quality",
+        "Brock, Donahue & Simonyan 2019, section 3.1; Karras, Laine & Aila 2019, appendix B",
+        (("network", "=", STYLE_NETWORKS),),
+        (
+            Check("truncation", "truncation.precision", "below", 0.0, "any slope of precision over ψ"),
+            Check("truncation", "truncation.recall", "above", 0.0, "any slope of recall over ψ"),
+        ),
+    ),
+    Claim(
+        "noise_is_detail",
+        "noise is stochastic detail alone",
+        "Karras, Laine & Aila 2019, section 3.2, figures 4 and 5",
+        (("network", "=", STYLE_NETWORKS), ("architecture.noise", "=", "random")),
+        (
+            Check("noise", "noise", "below", 0.05, "a twentieth of the coarse structure's variance comes from noise"),
+            Check("noise", "noise.low_pass", "below", 0.25, "three quarters of what noise changes are finer than 1/8"),
+        ),
+    ),
+    Claim(
+        "droplets",
+        "AdaIN leaves water droplets, from 64x64 up",
+        "Karras et al. 2020, section 2.1, figure 1",
+        (("network", "=", "stylegan"),),
+        (Check("droplets", "droplets", "above", 0.05, "one scan in twenty; sound feature maps have none"),),
+    ),
+    Claim(
+        "demodulation_removes_droplets",
+        "weight demodulation leaves no droplets",
+        "Karras et al. 2020, section 2.2, figure 3",
+        (("network", "=", "stylegan2"), ("architecture.demodulate", "=", True)),
+        (
+            Check("droplets", "droplets", "below", 0.05, "fewer than one scan in twenty"),
+            Check("droplets", "droplets", "below", 0.0, "fewer than with AdaIN", "difference", twin=WITH_ADAIN),
+        ),
+    ),
+    Claim(
+        "growing_pins_detail",
+        "progressive growing pins details to places",
+        "Karras et al. 2020, section 4, figure 6",
+        (("network", "=", GROWING_NETWORKS), ("architecture.growth_share", ">", 0.0)),
+        (
+            Check("pinning", "pinning", "below", 0.5, "detail moves less than half as far as the structure under it"),
+            Check("pinning", "pinning", "below", 0.0, "less than without growing", "difference", twin=WITHOUT_GROWING),
+        ),
+    ),
+    Claim(
+        "path_length_smooths",
+        "path length regularisation smooths, and smoothness goes with quality",
+        "Karras et al. 2020, section 3.2, table 1 and figure 4",
+        (("network", "=", STYLE_NETWORKS), ("regularisation.path_length", ">", 0.0)),
+        (
+            Check("path_length", "ppl.w", "below", 1.0, LESS, "ratio", twin=WITHOUT_PATH_LENGTH),
+            Check("path_length", "ppl.w", "above", 0.0, "any correlation over trainings", "correlation", "fid.domain"),
+        ),
+    ),
+    Claim(
+        "augmentation_leaks",
+        "adaptive augmentation leaks into the images",
+        "Karras et al. 2020b, sections 2.2 and 3",
+        (("augmentation.kind", "!=", "none"),),
+        (
+            Check(
+                "leak", "leak", "above", 0.0, "any share of transformed scans", "difference", twin=WITHOUT_AUGMENTATION
+            ),
+            Check("leak", "leak.worst", "above", 0.0, "any share", "difference", twin=WITHOUT_AUGMENTATION),
+        ),
+    ),
+    Claim(
+        "memorisation",
+        "a GAN merely memorises",
+        "Webster et al. 2019; Meehan, Chaudhuri & Dasgupta 2020",
+        (),
+        (Check("copies", "excess.copies", "above", 0.01, "one in a hundred beyond what new patients' scans reach"),),
+    ),
+    Claim(
+        "class_collapse",
+        "class conditioning collapses on small sets",
+        "Ravuri & Vinyals 2019; Shahbazi et al. 2022",
+        (("conditioning.generator", "!=", "none"),),
+        (
+            Check(
+                *("conditional", "worst.conditional_recall", "below", 0.5),
+                "half of what real scans of the worst class reach among themselves is missing",
+            ),
+            Check("conditional", "loss.conditional_accuracy", "above", 0.1, "a tenth less than on real scans"),
+        ),
+    ),
+)

@@ -1,0 +1,297 @@
+"""From figures to verdicts: what an experiment says of a claim, always with the figure and its interval.
+
+A claim is judged by checks that were fixed beforehand (:mod:`medgan.limitations`): a figure, a threshold, and the side
+of it on which the figure lies if the claim holds. "Shown" is an interval wholly on that side, "not shown" one wholly on
+the other, and everything else "cannot tell at this n".
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from medgan.metrics.speedup import Curves, times_sooner
+from medgan.pooled import Figure, compare, pool, spearman, student_t
+from pipeline.records import ResultRow, Verdict
+
+SHOWN, NOT_SHOWN, CANNOT_TELL = "shown", "not shown", "cannot tell at this n"
+
+MIN_SEEDS = 3
+"""Trainings of each of two GANs before their difference is one of the GANs and not of the seeds' luck."""
+
+MIN_GENERATORS = 6
+"""Trainings behind a correlation over generators."""
+
+UNTOLD = ("name", "snapshots", "checkpoint_seconds")
+"""Settings that do not change what is trained."""
+
+Condition = tuple[str, Literal["=", "!=", ">"], Any]
+"""(dotted key of a GAN's configuration, relation, value); a key that is not there meets none."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The GAN that another one is compared with: the same but for one choice.
+
+    Attributes:
+        varied: dotted keys, or beginnings of such, in which the two may differ; in all others they are equal.
+        control: what the twin's configuration meets.
+        train: for people: what would have to be trained where it is missing.
+    """
+
+    varied: tuple[str, ...]
+    control: tuple[Condition, ...]
+    train: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure by which a claim is judged.
+
+    Attributes:
+        probe: who measures it (a name of the registered probes, or of this package's figures over trainings).
+        metric: the result row's name.
+        side: where the figure lies if the claim holds.
+        threshold: where that side begins.
+        reason: why there.
+        relation: "value" takes the metric as it is; "ratio" and "difference" set it against ``over`` of the same GAN
+            or, with a twin, against the twin's; "correlation" is Spearman's over all trainings between it and ``over``;
+            "speedup" is how many times sooner than the twin's a training reaches a quality that both reach.
+        over: the second metric, for a ratio, difference or correlation within; ``floor.*`` is that of real images.
+        twin: the GAN to compare with.
+    """
+
+    probe: str
+    metric: str
+    side: Literal["above", "below"]
+    threshold: float
+    reason: str
+    relation: Literal["value", "ratio", "difference", "correlation", "speedup"] = "value"
+    over: str = ""
+    twin: Twin | None = None
+
+    @property
+    def label(self) -> str:
+        """What the figure is, for people: ``separability.w / separability.z``."""
+        if self.relation == "value":
+            return self.metric
+        if self.relation == "speedup":
+            return f"times sooner in {self.metric}"
+        if self.twin is not None:
+            return f"{self.relation} in {self.metric}"
+        return f"{self.metric} {dict(ratio='/', difference='−', correlation='~')[self.relation]} {self.over}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the literature.
+
+    Attributes:
+        key: short name.
+        text: the claim.
+        source: who made it, where.
+        concerns: what a GAN's configuration meets if the claim is about it.
+        checks: the first one leads: its verdict is the claim's; the others stand beside it.
+    """
+
+    key: str
+    text: str
+    source: str
+    concerns: tuple[Condition, ...]
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What verdicts rest on.
+
+    Attributes:
+        configs: GAN → its configuration as plain nested data.
+        rows: result rows of stages "score" and "train", one for each GAN, seed and metric; ``gan`` is "" for real
+            against real.
+        curves: (GAN, seed) → its training's curves; see :mod:`medgan.metrics.speedup`.
+    """
+
+    configs: Mapping[str, Mapping[str, Any]]
+    rows: Sequence[ResultRow]
+    curves: Mapping[tuple[str, int], Curves] = field(default_factory=dict)
+
+    def figure(self, gan: str, metric: str) -> Figure | None:
+        """A metric of a GAN over its trainings; None where it was not measured."""
+        found = [row for row in self.rows if (row.gan, row.metric) == (gan, metric) and math.isfinite(row.value)]
+        return pool(found) if found else None
+
+    def speedup(self, gan: str, twin: str, clock: str) -> Figure | None:
+        """How many times sooner a GAN is than its twin; None where nothing can be compared.
+
+        Geometric mean over the seeds that both have, with Student's t on the logarithms; one seed has no bounds.
+        """
+        seeds = [seed for name, seed in self.curves if name == gan and (twin, seed) in self.curves]
+        found = [times_sooner(self.curves[gan, seed], self.curves[twin, seed], clock) for seed in seeds]
+        logs = [math.log(times) for times in found if times is not None]
+        if not logs:
+            return None
+        mean = statistics.fmean(logs)
+        luck = student_t(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
+        return Figure(math.exp(mean), math.exp(mean - luck), math.exp(min(mean + luck, 700.0)), len(logs))
+
+
+def judge(claims: Sequence[Claim], measured: Measurements) -> list[Verdict]:
+    """The scorecard: a verdict for each claim, check and GAN that the claim concerns.
+
+    A check whose figure was not measured for a GAN gives no row: there is never a word without a number.
+
+    Args:
+        claims: the table.
+        measured: configurations and figures.
+
+    Returns:
+        Verdicts in the order of claims, checks and GANs; a correlation over all trainings stands under the first GAN
+        that the claim concerns.
+    """
+    verdicts: list[Verdict] = []
+    for claim in claims:
+        concerned = [gan for gan, config in measured.configs.items() if meets(config, claim.concerns)]
+        for position, check in enumerate(claim.checks):
+            if check.relation == "correlation":
+                found = [_correlation(check, measured, concerned)] if concerned else []
+            elif check.twin is not None:
+                found = [_pair(check, measured, gan) for gan in concerned]
+            else:
+                found = [_alone(check, measured, gan) for gan in concerned]
+            verdicts += [_verdict(claim, check, position == 0, told) for told in found if told is not None]
+    return verdicts
+
+
+def meets(config: Mapping[str, Any], conditions: Sequence[Condition]) -> bool:
+    """Whether a configuration meets all conditions."""
+    flat = flatten(config)
+    return all(key in flat and _holds(flat[key], relation, value) for key, relation, value in conditions)
+
+
+def _holds(found: Any, relation: str, value: Any) -> bool:
+    if relation == ">":
+        return bool(found > value)
+    among = found in value if isinstance(value, tuple) else found == value
+    return among if relation == "=" else not among
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}; lists become tuples."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = tuple(value) if isinstance(value, list) else value
+    return flat
+
+
+def find_twin(configs: Mapping[str, Mapping[str, Any]], gan: str, twin: Twin) -> str:
+    """The GAN that is ``gan`` but for the twin's choice; "" where there is none."""
+    mine = _told(configs[gan], twin.varied)
+    for name, config in configs.items():
+        if name != gan and meets(config, twin.control) and _told(config, twin.varied) == mine:
+            return name
+    return ""
+
+
+def _told(config: Mapping[str, Any], varied: tuple[str, ...]) -> dict[str, Any]:
+    """What twins have in common."""
+    out = (*UNTOLD, *varied)
+    return {k: v for k, v in flatten(config).items() if not any(k == o or k.startswith(f"{o}.") for o in out)}
+
+
+def decide(figure: Figure, side: str, threshold: float) -> str:
+    """Where the whole interval lies."""
+    above, below = figure.low > threshold, figure.high < threshold
+    if not above and not below:
+        return CANNOT_TELL
+    return SHOWN if above == (side == "above") else NOT_SHOWN
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A check's answer for one GAN."""
+
+    gan: str
+    figure: Figure
+    verdict: str
+    against: str = ""
+    remedy: str = ""
+    metric: str = ""  # where it is not the check's own
+
+
+def _set_against(check: Check, figure: Figure, other: Figure | None) -> Figure | None:
+    """The check's figure from two; None where there is no second one, or a ratio without a positive one below."""
+    if other is None or (check.relation == "ratio" and other.value <= 0):
+        return None
+    return compare(figure, other, "ratio" if check.relation == "ratio" else "difference")
+
+
+def _alone(check: Check, measured: Measurements, gan: str) -> _Told | None:
+    figure = measured.figure(gan, check.metric)
+    if figure is not None and check.relation in ("ratio", "difference"):
+        # the floor of a probe stands with each GAN, that of the score stage with none
+        figure = _set_against(check, figure, measured.figure(gan, check.over) or measured.figure("", check.over))
+    return None if figure is None else _Told(gan, figure, decide(figure, check.side, check.threshold))
+
+
+def _pair(check: Check, measured: Measurements, gan: str) -> _Told | None:
+    assert check.twin is not None
+    mine, twin = measured.figure(gan, check.metric), find_twin(measured.configs, gan, check.twin)
+    if check.relation == "speedup":
+        figure = measured.speedup(gan, twin, check.metric)
+    else:
+        figure = _set_against(check, mine, measured.figure(twin, check.metric)) if mine is not None and twin else None
+    if figure is None:
+        if mine is None:
+            return None
+        remedy = f"{twin} was not measured" if twin else f"nothing to compare with; {check.twin.train}"
+        return _Told(gan, mine, CANNOT_TELL, twin, f"{remedy} ({check.metric} of {gan} alone is shown)", check.metric)
+    if figure.seeds < MIN_SEEDS:
+        remedy = f"one training may be luck; train {MIN_SEEDS} seeds of each (there: {figure.seeds})"
+        return _Told(gan, figure, CANNOT_TELL, twin, remedy)
+    return _Told(gan, figure, decide(figure, check.side, check.threshold), twin)
+
+
+def _correlation(check: Check, measured: Measurements, concerned: Sequence[str]) -> _Told | None:
+    rows = {(row.gan, row.gan_seed, row.metric): row.value for row in measured.rows if row.gan in concerned}
+    trainings = [(gan, seed) for gan, seed, metric in rows if metric == check.metric]
+    pairs = [(rows[*one, check.metric], rows[*one, check.over]) for one in trainings if (*one, check.over) in rows]
+    if len(pairs) < 4:
+        return None
+    figure = spearman(pairs)
+    if len(pairs) < MIN_GENERATORS:
+        return _Told(concerned[0], figure, CANNOT_TELL, remedy=f"train {MIN_GENERATORS} or more (there: {len(pairs)})")
+    return _Told(concerned[0], figure, decide(figure, check.side, check.threshold))
+
+
+def _verdict(claim: Claim, check: Check, leading: bool, told: _Told) -> Verdict:
+    figure = told.figure
+    return Verdict(
+        claim=claim.key,
+        text=claim.text,
+        source=claim.source,
+        check=check.label,
+        metric=told.metric or check.label,
+        probe=check.probe,
+        leading=leading,
+        gan=told.gan,
+        against=told.against,
+        verdict=told.verdict,
+        value=figure.value,
+        low=figure.low if math.isfinite(figure.low) else None,
+        high=figure.high if math.isfinite(figure.high) else None,
+        side=check.side,
+        threshold=check.threshold,
+        reason=check.reason,
+        seeds=figure.seeds,
+        n_real=figure.n_real,
+        n_synthetic=figure.n_synthetic,
+        remedy=told.remedy,
+        note=figure.note,
+    )
