@@ -1,6 +1,6 @@
 """From figures to verdicts: what an experiment says of a claim, always with the figure and its interval.
 
-A claim is judged by checks that were fixed beforehand (:mod:`medgan.limitations`): a figure, a threshold, and the side
+A claim is judged by the checks of its table (:mod:`medgan.limitations`): a figure, a threshold, and the side
 of it on which the figure lies if the claim holds. "Shown" is an interval wholly on that side, "not shown" one wholly on
 the other, and everything else "cannot tell at this n".
 """

@@ -92,7 +92,7 @@ class ResultRow:
 
     Attributes:
         stage: "train", "score", "classify" (one classifier), "detail" (its confusion matrix and calibration curve),
-            "subgroup", "arm" (over all seeds), "contrast", "power", "variance", "gain" (one training's) or "worth"
+            "probe" (of the scorecard), "subgroup", "arm" (over all seeds), "contrast", "power", "variance", "gain" (one training's) or "worth"
             (fidelity against gain).
         metric: a name of the project's list, e.g. ``kid.domain``, ``auroc``; a class is a suffix
             (``fid.domain.contrast``).
