@@ -91,9 +91,9 @@ class ResultRow:
     """One metric of one cell of an experiment (tidy data: one value a row).
 
     Attributes:
-        stage: "train", "score", "classify" (one classifier), "detail" (its confusion matrix and calibration curve),
-            "probe" (of the scorecard), "subgroup", "arm" (over all seeds), "contrast", "power", "variance", "gain" (one training's) or "worth"
-            (fidelity against gain).
+        stage: "train", "score", "probe" (of the scorecard), "classify" (one classifier), "detail" (its confusion matrix
+            and calibration curve), "subgroup", "arm" (over all seeds), "contrast", "power", "variance", "gain" (one
+            training's) or "worth" (fidelity against gain).
         metric: a name of the project's list, e.g. ``kid.domain``, ``auroc``; a class is a suffix
             (``fid.domain.contrast``).
         value: the figure.
