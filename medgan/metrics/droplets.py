@@ -7,8 +7,8 @@ tiny (under a hundredth of the map) and many times as large as anything around i
 
     peak = max over pixels of ‖x‖ / the norm that 5 % of the pixels exceed
 
-An image has a droplet where some layer's peak is above :data:`THRESHOLD`. A frame of two pixels is left out of both: there
-convolutions meet their zero padding, and a short training was seen with a bright border that was no droplet.
+An image has a droplet where some layer's peak is above :data:`THRESHOLD`. A frame of two pixels is left out of
+both: there convolutions meet their zero padding, and a short training was seen with a bright border, no droplet.
 """
 
 from __future__ import annotations
