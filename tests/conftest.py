@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,9 +28,11 @@ REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def _environment_stays() -> Iterator[None]:
-    """No test leaves another one its environment."""
-    before = dict(os.environ)
+    """No test leaves another one its environment, nor MLflow's URI, which a tracker sets for the whole process."""
+    before = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     yield
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].set_tracking_uri(None)
     os.environ.clear()
     os.environ.update(before)
 
