@@ -133,8 +133,8 @@ def plan_warnings(plan: Artifact) -> list[str]:
     if not before:
         return []
     return [
-        f"endpoint and contrasts were registered after {before} trainings on these data: they may have been chosen by "
-        "their results"
+        f"endpoint, contrasts and settings were registered after {before} trainings on these images in this runs "
+        "folder: they may have been chosen by their results"
     ]
 
 

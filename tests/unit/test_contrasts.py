@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from flows.contrasts import (
     worth_rows,
 )
 from flows.grid import Ground, check_classifiers, check_enough_synthetic, grid
-from flows.registration import plan_of, planned_contrasts, trained_on
-from pipeline.dataset import ScanDataset
+from flows.registration import plan_of, planned_contrasts, registered, trained_on
+from pipeline.dataset import IMAGES, INDEX, ScanDataset
+from pipeline.fraction import take_fraction
 from pipeline.records import MedaugError, ResultRow
-from pipeline.store import Recipe, Store
+from pipeline.store import Artifact, Draft, Recipe, Store
 from tests.unit.classifier_scans import real_artifact
 from tests.unit.test_configuration import QUICKSTART
 
@@ -242,6 +244,24 @@ def test_the_plan_names_what_will_be_judged_and_changes_with_it(tmp_path):
     assert plan != plan_of(configured(seeds=[0, 1, 2], endpoint="auprc"), dataset.path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["classifiers.0.steps=7", "gans.0.images=999", "classification.keep=0.3", "seed=5", "synthesis.per_class=61",
+     "extractor.steps=7"],
+)  # fmt: skip
+def test_whatever_can_change_a_figure_makes_another_plan(tmp_path, change):
+    dataset = real_artifact(tmp_path)
+    config = load_experiment(QUICKSTART, ["gans=[dcgan]", "classifiers=[resnet]"])
+    key, value = change.split("=")
+    raw = config.model_dump()
+    *way, last = key.split(".")
+    inner = raw
+    for part in way:
+        inner = list(inner)[int(part)] if part.isdigit() else inner[part]
+    inner[last] = type(inner[last])(value)
+    assert plan_of(ExperimentConfig.model_validate(raw), dataset.path) != plan_of(config, dataset.path)
+
+
 def test_trainings_before_the_plan_are_counted(tmp_path):
     dataset = real_artifact(tmp_path)
     store = Store(tmp_path)
@@ -249,6 +269,26 @@ def test_trainings_before_the_plan_are_counted(tmp_path):
     for kind, digest in (("generator", dataset.digest), ("classifier", dataset.digest), ("classifier", "another")):
         store.get_or_create(Recipe(kind, "x", {"dataset": digest}, {}, "1"), lambda draft: None)
     assert trained_on(dataset, store.root) == 2
+
+
+def test_trainings_on_a_fraction_and_on_the_same_images_ingested_again_count(tmp_path):
+    dataset = real_artifact(tmp_path)
+    store = Store(tmp_path / "store")
+    part = take_fraction(dataset.path, 0.5, 0, store)
+
+    def ingest_again(draft: Draft) -> None:
+        for name in (IMAGES, INDEX):
+            shutil.copy(dataset.path / name, draft.folder)
+        draft.meta = {**dataset.meta, "warnings": ["another"]}
+
+    again = store.get_or_create(Recipe("dataset", "again", {}, {}, "1"), ingest_again)
+    assert len({dataset.digest, part.digest, again.digest}) == 3
+    for digest in (part.digest, again.digest, "another"):
+        store.get_or_create(Recipe("classifier", "x", {"dataset": digest}, {}, "1"), lambda draft: None)
+    assert trained_on(dataset, store.root) == 2
+    assert "after 2 trainings on these images in this runs folder" in registered(
+        Artifact(tmp_path, {"meta": {"trained_before": 2}, "record": {"registered": "now"}, "digest": "d"})
+    )
 
 
 @pytest.mark.parametrize(
