@@ -78,7 +78,8 @@ class ClassificationConfig(Frozen):
         seeds: classifier seeds; each arm is trained once per seed.
         endpoint: the one primary metric, named before the run.
         fixed: specificity at which sensitivity is read off, and the other way round.
-        resamples: bootstrap resamples over patients.
+        resamples: bootstrap resamples over patients; more are drawn where Holm's correction over the planned contrasts
+            needs them, 80 for each.
     """
 
     arms: tuple[Literal["A", "B", "C", "D", "E"], ...] = ("A", "B", "C", "D")

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.statistics import LEVEL
+from classifiers.statistics import resamples_for
 from flows.classify import Cell
 from flows.configuration import ExperimentConfig
 from flows.context import Context
 from flows.contrasts import CONTROLS, contrast_name, identity
 from pipeline.dataset import INDEX, ScanDataset
+from pipeline.records import LEVEL
 from pipeline.store import MANIFEST, Artifact, Draft, Recipe
 
 PLAN = "plan.json"
@@ -60,12 +61,13 @@ def plan_of(config: ExperimentConfig, dataset: Path) -> dict[str, Any]:
     """Endpoint, contrasts and how they will be judged, as plain data."""
     settings = config.classification
     contrasts = list(planned_contrasts(config))
+    resamples = max(settings.resamples, resamples_for(len(contrasts)))
     return {
         "endpoint": settings.endpoint,
         "contrasts": contrasts,
-        "test": f"paired bootstrap over patients, {settings.resamples} resamples, two-sided, seeds' luck included",
+        "test": f"paired bootstrap over patients, {resamples} resamples, two-sided, seeds' luck included",
         "level": LEVEL,
-        "correction": f"Holm over {len(contrasts)} contrasts",
+        "correction": f"Holm over {len(contrasts)} contrasts; one that fails counts with p = 1",
         "helped": "D-B and D-C both above 0 with corrected p below the level; harmed: both below",
         "classifier_seeds": list(settings.seeds),
         "gan_seeds": list(config.gan_seeds),
