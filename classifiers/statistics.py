@@ -261,7 +261,9 @@ def _means(figures: Sequence[float], seeds: Sequence[int | None]) -> dict[int | 
 def _luck(parts: Sequence[Part], resamples: int, seed: int) -> Floats:
     """Draws of the error that the luck of training leaves in a difference of means over runs, [resamples].
 
-    Student's t with Satterthwaite's degrees of freedom (1946), Welch's for two sides; zero where nothing is known.
+    Student's t with Satterthwaite's degrees of freedom (1946), Welch's for two sides; zero where nothing is known. He
+    gives too many where a large part has one degree of freedom: in simulation two GAN seeds, their luck the largest,
+    bring up to 12 % false claims at a nominal 5, three up to 7.
     """
     total = sum(error for error, _ in parts)
     if total == 0.0:

@@ -63,7 +63,7 @@ class ScorecardConfig(Frozen):
 
 
 class ClassificationConfig(Frozen):
-    """The comparison of training sets, laid down before the first training.
+    """The comparison of training sets, laid down before the run's first training.
 
     Attributes:
         arms: which of PROTOCOL's arms are trained.
