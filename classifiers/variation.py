@@ -1,4 +1,4 @@
-"""Where the variation of an arm's figure comes from, and how small a gain could have been seen.
+"""Where the variation of an arm's figure comes from, and rank correlation.
 
 The runs of an arm D are a table GAN seeds × classifier seeds with one figure y_gs in each cell. The mixed model
 
@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm, rankdata
 
-POWER = 0.8
-LEVEL = 0.05
+from pipeline.records import LEVEL
+
 FEWEST = 6  # points of a rank correlation
 
 
@@ -59,20 +59,6 @@ def components(figures: Mapping[tuple[int | None, int], float]) -> Components:
         float(np.sqrt(max(0.0, ms_classifier - ms_rest) / len(gans))),
         float(np.sqrt(ms_rest)),
     )
-
-
-def smallest_gain(se: float, tests: int, power: float = POWER, level: float = LEVEL) -> float:
-    """The smallest true difference that this many patients and runs would have shown, given its standard error.
-
-    (z_{1−α/2m} + z_power) · SE, α/m being what Holm's procedure asks of the smallest of m p-values.
-
-    Args:
-        se: standard error of the difference, over patients and runs.
-        tests: contrasts in the family, m.
-        power: chance of showing it.
-        level: α.
-    """
-    return float((norm.isf(level / (2 * tests)) + norm.isf(1.0 - power)) * se)
 
 
 class RankCorrelation(NamedTuple):

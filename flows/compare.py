@@ -133,8 +133,8 @@ def plan_warnings(plan: Artifact) -> list[str]:
     if not before:
         return []
     return [
-        f"endpoint and contrasts were registered after {before} trainings on these data: they may have been chosen by "
-        "their results"
+        f"endpoint, contrasts and settings were registered after {before} trainings on these images in this runs "
+        "folder: they may have been chosen by their results"
     ]
 
 
@@ -169,7 +169,9 @@ def write_experiment_report(
     for _, path in cells:
         rows += read_rows(path / ROWS)
     plan = register(context, dataset)
-    evidence = evidence_rows(cells, rows, config.classification, config.seed)
+    evidence = evidence_rows(
+        cells, rows, config.classification, config.seed, plan.meta["contrasts"], len(config.gan_seeds)
+    )
     rows += [*evidence, *probe_rows(config, outcomes)]
     verdicts = experiment_verdicts(config, rows, outcomes)
 

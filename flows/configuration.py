@@ -63,7 +63,7 @@ class ScorecardConfig(Frozen):
 
 
 class ClassificationConfig(Frozen):
-    """The comparison of training sets, laid down before the first training.
+    """The comparison of training sets, laid down before the run's first training.
 
     Attributes:
         arms: which of PROTOCOL's arms are trained.
@@ -78,7 +78,8 @@ class ClassificationConfig(Frozen):
         seeds: classifier seeds; each arm is trained once per seed.
         endpoint: the one primary metric, named before the run.
         fixed: specificity at which sensitivity is read off, and the other way round.
-        resamples: bootstrap resamples over patients.
+        resamples: bootstrap resamples over patients; more are drawn where Holm's correction over the planned contrasts
+            needs them, 80 for each.
     """
 
     arms: tuple[Literal["A", "B", "C", "D", "E"], ...] = ("A", "B", "C", "D")

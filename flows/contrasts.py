@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -11,8 +11,8 @@ import numpy as np
 
 from classifiers.delong import delong
 from classifiers.evaluate import Predictions
-from classifiers.statistics import Contrast, contrast, endpoint_of, estimate, holm
-from classifiers.variation import POWER, components, rank_correlation, smallest_gain
+from classifiers.statistics import POWER, Contrast, contrast, endpoint_of, estimate, holm, resamples_for
+from classifiers.variation import components, rank_correlation
 from flows.classify import PREDICTIONS, Cell
 from flows.configuration import ClassificationConfig
 from pipeline.records import ResultRow
@@ -34,7 +34,12 @@ def load_runs(cells: Sequence[tuple[Cell, Path]]) -> list[Run]:
 
 
 def evidence_rows(
-    cells: Sequence[tuple[Cell, Path]], scores: Sequence[ResultRow], settings: ClassificationConfig, seed: int
+    cells: Sequence[tuple[Cell, Path]],
+    scores: Sequence[ResultRow],
+    settings: ClassificationConfig,
+    seed: int,
+    planned: Collection[str] = (),
+    gan_seeds: int | None = None,
 ) -> list[ResultRow]:
     """Everything that is said over all cells.
 
@@ -43,12 +48,14 @@ def evidence_rows(
         scores: fidelity rows of the synthetic sets.
         settings: endpoint and resamples.
         seed: of the bootstrap.
+        planned: as in :func:`contrast_rows`.
+        gan_seeds: likewise.
     """
     runs = load_runs(cells)
     gains = gain_rows(runs, settings)
     return [
         *arm_rows(runs, settings, seed),
-        *contrast_rows(runs, settings, seed),
+        *contrast_rows(runs, settings, seed, planned, gan_seeds),
         *gains,
         *worth_rows(gains, scores),
     ]
@@ -107,27 +114,43 @@ def arm_rows(runs: Sequence[Run], settings: ClassificationConfig, seed: int) -> 
     return rows
 
 
-def contrast_rows(runs: Sequence[Run], settings: ClassificationConfig, seed: int) -> list[ResultRow]:
+def contrast_rows(
+    runs: Sequence[Run],
+    settings: ClassificationConfig,
+    seed: int,
+    planned: Collection[str] = (),
+    gan_seeds: int | None = None,
+) -> list[ResultRow]:
     """D−B and D−C of each arm D, over all seeds, under one Holm correction over all of them; and their power.
 
     Args:
         runs: all finished cells.
-        settings: endpoint and resamples.
+        settings: endpoint and resamples; more are drawn where the family needs them.
         seed: of the bootstrap.
+        planned: names of the registered contrasts. Those that failed stay in Holm's family with p = 1.
+        gan_seeds: how many were planned, for the note; None takes those that are there.
     """
-    found: list[tuple[ResultRow, Contrast]] = []
     groups = grouped(runs)
-    for key, control_arm in product([key for key in groups if key.arm == "D"], CONTROLS):
-        treatment, control = groups[key], groups.get(_control(key, control_arm), [])
-        if not control:
-            continue
+    pairs = {
+        contrast_name(key, settings.endpoint, f"D-{arm}"): (key, arm)
+        for key, arm in product([key for key in groups if key.arm == "D"], CONTROLS)
+        if _control(key, arm) in groups
+    }
+    family = len({*planned, *pairs})
+    resamples = max(settings.resamples, resamples_for(family))
+    found: list[tuple[ResultRow, Contrast]] = []
+    for key, control_arm in pairs.values():
+        treatment, control = groups[key], groups[_control(key, control_arm)]
         answers = ([run.predictions for run in treatment], [run.predictions for run in control])
+        drawn = [run.cell.gan_seed for run in treatment]
         result = contrast(
             *answers,
             settings.endpoint,
-            settings.resamples,
+            resamples,
             seed,
-            gan_seeds=[run.cell.gan_seed for run in treatment],
+            gan_seeds=drawn,
+            classifier_seeds=([run.cell.seed for run in treatment], [run.cell.seed for run in control]),
+            tests=family,
         )
         row = replace(
             key,
@@ -139,18 +162,25 @@ def contrast_rows(runs: Sequence[Run], settings: ClassificationConfig, seed: int
             n=result.n_patients,
             arm=f"D-{control_arm}",
             note=f"{_spread(result.seed_sd)}; {len(treatment)} runs against {len(control)}"
+            + f"; {_gan_seeds(len(set(drawn)), gan_seeds)}"
             + _check(answers, result, settings),
         )
         found.append((row, result))
-    adjusted = holm([result.p for _, result in found])
+    failed = [1.0] * (family - len(found))
+    adjusted = holm([*(result.p for _, result in found), *failed])[: len(found)]
     rows = []
     for (row, result), holm_p in zip(found, adjusted, strict=True):
         rows.append(replace(row, note=f"p={result.p:.3g}, Holm p={holm_p:.3g}{row.note}"))
-        power = f"{POWER:.0%} power among {len(found)} contrasts"
-        rows.append(
-            replace(row, stage="power", value=smallest_gain(result.se, len(found)), low=None, high=None, note=power)
-        )
+        power = f"{POWER:.0%} power among {family} contrasts" if result.smallest < 1.0 else "none could be shown"
+        rows.append(replace(row, stage="power", value=result.smallest, low=None, high=None, note=power))
     return rows
+
+
+def _gan_seeds(used: int, planned: int | None) -> str:
+    """``3 of 3 GAN seeds``; of one it says what follows."""
+    planned = planned or used
+    text = f"{used} of {planned} GAN seed{'' if planned == 1 else 's'}"
+    return text if used > 1 else f"{text}, so that its luck is unknown and nothing can be shown (p is set to 1)"
 
 
 def _control(key: ResultRow, arm: str) -> ResultRow:

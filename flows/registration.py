@@ -1,7 +1,8 @@
-"""What will be compared, written down before the first training: endpoint, contrasts, correction, sample.
+"""What will be compared, written down before the run's first training: endpoint, contrasts, correction, settings.
 
 An endpoint that is chosen after the figures are known is always a good one. The plan is an artifact: its digest stands
-in MLflow and in the report, with the time and with how many trainings on these data there had been before it.
+in MLflow and in the report, with the time and with how many finished trainings on these images the runs folder held
+before it. It vouches for this runs folder alone: of trainings elsewhere it knows nothing.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from classifiers.statistics import LEVEL
+from classifiers.statistics import resamples_for
 from flows.classify import Cell
 from flows.configuration import ExperimentConfig
 from flows.context import Context
 from flows.contrasts import CONTROLS, contrast_name, identity
-from pipeline.dataset import ScanDataset
+from pipeline.dataset import INDEX, ScanDataset
+from pipeline.records import LEVEL
 from pipeline.store import MANIFEST, Artifact, Draft, Recipe
 
 PLAN = "plan.json"
+SETTINGS = {"seed", "gans", "extractor", "extractors", "synthesis", "classifiers", "classification"}
+"""Of the configuration, beside the dataset: whatever can change a figure of the contrasts makes another plan."""
 
 
 def register(context: Context, dataset: Path) -> Artifact:
@@ -57,16 +61,18 @@ def plan_of(config: ExperimentConfig, dataset: Path) -> dict[str, Any]:
     """Endpoint, contrasts and how they will be judged, as plain data."""
     settings = config.classification
     contrasts = list(planned_contrasts(config))
+    resamples = max(settings.resamples, resamples_for(len(contrasts)))
     return {
         "endpoint": settings.endpoint,
         "contrasts": contrasts,
-        "test": f"paired bootstrap over patients, {settings.resamples} resamples, two-sided, seeds' luck included",
+        "test": f"paired bootstrap over patients, {resamples} resamples, two-sided, seeds' luck included",
         "level": LEVEL,
-        "correction": f"Holm over {len(contrasts)} contrasts",
+        "correction": f"Holm over {len(contrasts)} contrasts; one that fails counts with p = 1",
         "helped": "D-B and D-C both above 0 with corrected p below the level; harmed: both below",
         "classifier_seeds": list(settings.seeds),
         "gan_seeds": list(config.gan_seeds),
         "test_patients": len(np.unique(ScanDataset(dataset, "test").patients)),
+        "settings": config.model_dump(mode="json", include=SETTINGS),
     }
 
 
@@ -84,14 +90,32 @@ def planned_contrasts(config: ExperimentConfig) -> Iterator[str]:
 
 
 def trained_on(data: Artifact, root: Path) -> int:
-    """How many generators and classifiers of a dataset's training patients the store holds."""
+    """How many finished generators and classifiers a store holds that learnt from data with any of these images.
+
+    Datasets are told by their images' hashes, not by their digests: the same scans ingested again, split anew, or a
+    fraction of them are these data. Scans prepared differently (another size or window) are other images.
+    """
+    images = _images(data.path)
+    same = {data.digest}
+    for file in (root / "dataset").glob(f"*/{MANIFEST}"):
+        if images & _images(file.parent):
+            same.add(Artifact.open(file.parent).digest)
     manifests = [*(root / "generator").glob(f"*/{MANIFEST}"), *(root / "classifier").glob(f"*/{MANIFEST}")]
     inputs = (json.loads(file.read_text(encoding="utf-8"))["recipe"]["inputs"] for file in manifests)
-    return sum(one.get("dataset") == data.digest for one in inputs)
+    return sum(one.get("dataset") in same for one in inputs)
+
+
+def _images(dataset: Path) -> set[bytes]:
+    """The hashes of a dataset artifact's images, of all splits."""
+    with np.load(dataset / INDEX) as index:
+        return set(index["hash"].tolist())
 
 
 def registered(artifact: Artifact) -> str:
     """For people: when, what, and before or after which trainings."""
     before = artifact.meta["trained_before"]
-    order = f"after {before} trainings on these data" if before else "before any training on these data"
-    return f"{artifact.manifest['record']['registered']}, {order}; digest {artifact.digest}"
+    order = f"after {before} trainings" if before else "before any training"
+    return (
+        f"{artifact.manifest['record']['registered']}, {order} on these images in this runs folder; "
+        f"digest {artifact.digest}"
+    )

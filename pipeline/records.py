@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 
 SPLITS = ("train", "validation", "test")
 
+LEVEL = 0.05
+"""Of every claim on usefulness, two-sided, after Holm's correction; intervals are 95 %."""
+
 LogFunction = Callable[[Mapping[str, float], int], None]
 """What libraries get instead of a tracking client: ``log(values, step)``."""
 

@@ -44,12 +44,13 @@ def answers(evidence: Evidence, found: tuple[Comparison, ...]) -> tuple[Answer, 
     return _did_it_help(evidence, found), _which_gan(evidence, found), _what_is_wrong(evidence)
 
 
-def patients(found: tuple[Comparison, ...]) -> str:
-    """``23 test patients``; "" where the contrasts do not say."""
+def patients(evidence: Evidence, found: tuple[Comparison, ...]) -> str:
+    """``23 test patients``, or ``23 test images`` where patients are unknown; "" where the contrasts do not say."""
     sizes = sorted({one.row.n for comparison in found for one in comparison.contrasts if one.row.n is not None})
     if not sizes:
         return ""
-    return many(sizes[0], "test patient") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} test patients"
+    one = f"test {evidence.cases.removesuffix('s')}"
+    return many(sizes[0], one) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} {one}s"
 
 
 def _did_it_help(evidence: Evidence, found: tuple[Comparison, ...]) -> Answer:
@@ -67,7 +68,7 @@ def _did_it_help(evidence: Evidence, found: tuple[Comparison, ...]) -> Answer:
         parts = [f"Cannot tell at this n: 0 {of} shown to help, 0 shown to harm"]
     elif tally[CANNOT_TELL]:
         parts.append(f"cannot tell in {len(tally[CANNOT_TELL])}")
-    n = f" ({patients(found)})" if patients(found) else ""
+    n = f" ({patients(evidence, found)})" if patients(evidence, found) else ""
     points = tuple(point for gan in evidence.gans for point in _usefulness(evidence, gan, found))
     return Answer(question, "; ".join(parts) + n + ".", points, plain_words(evidence, found))
 

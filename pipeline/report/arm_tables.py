@@ -40,9 +40,13 @@ def _overall(evidence: Evidence, rows: Sequence[ResultRow], pooled: Pooled) -> T
     told = [metric for metric in bases if any(metric == of for _, of in pooled)]
     if told:
         patients = sorted({row.n for row in pooled.values() if row.n is not None})
-        of = f" ({' to '.join(map(count, sorted({patients[0], patients[-1]})))} test patients)" if patients else ""
+        of = (
+            f" ({' to '.join(map(count, sorted({patients[0], patients[-1]})))} test {evidence.cases})"
+            if patients
+            else ""
+        )
         labels = ", ".join(metric_of(metric).label for metric in told)
-        notes[0] += f" Below {labels} its 95 % interval over patients{of}, for the mean of these runs."
+        notes[0] += f" Below {labels} its 95 % interval over {evidence.cases}{of}, for the mean of these runs."
     if any(row.low is not None and (arm_key(row), row.metric) not in pooled for row in rows):
         where = "Below other figures" if told else "Below it"
         notes[0] += f" {where} the 95 % interval over test cases, from the lowest to the highest end over seeds."
@@ -145,16 +149,17 @@ def contrast_table(evidence: Evidence, found: Sequence[Comparison]) -> Table | N
         groups.append(Group(", ".join(part for part in (gan, patients_of(fraction)) if part), lines))
     columns = (
         ("difference", f"{'below' if metric_of(evidence.endpoint).better == 'lower' else 'above'} 0 favours synthetic"),
-        ("95 % interval", "patients and runs"),
+        ("95 % interval", f"{evidence.cases} and runs"),
         ("Holm p", "p below it"),
-        ("test patients", "runs"),
+        (f"test {evidence.cases}", "runs"),
         ("smallest gain", "at 80 % power"),
         ("verdict", ""),
     )
     notes = (
-        "Holm's correction is over all contrasts of the report: classifiers × controls × GANs × ratios, fractions, "
-        "balances and filters. A single contrast shows a direction only: help and harm need D−B and D−C both. The "
-        "smallest gain is the true difference that would have been shown in four of five such experiments.",
+        "Holm's correction is over all planned contrasts (classifiers × controls × GANs × ratios, fractions, balances "
+        "and filters); one that failed counts with p = 1. A single contrast shows a direction only: help and harm need "
+        "D−B and D−C both. The smallest gain is about the true difference that would have been shown in four of five "
+        "such experiments. From a single GAN training nothing can be shown: its luck is unknown, and p is set to 1.",
     )
     return Table("Contrast", columns, tuple(groups), notes)
 
@@ -165,7 +170,7 @@ def _contrast_cells(one: Contrast) -> tuple[Cell, ...]:
         Cell(number(row.value, 3, sign=True), (one.spread,) if one.spread else (), why="the difference is not finite"),
         Cell(interval(row.low, row.high, 3, sign=True) or MISSING, why="no interval was measured"),
         Cell(probability(one.holm), (probability(one.p),), why="not in the row's note"),
-        Cell(count(row.n), (one.runs,) if one.runs else (), why="not recorded"),
+        Cell(count(row.n), tuple(text for text in (one.runs, one.gan_seeds) if text), why="not recorded"),
         _smallest_cell(one.smallest),
         Cell(one.verdict, (one.why,), lead=one.verdict != UNCERTAIN),
     )

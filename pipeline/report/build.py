@@ -114,7 +114,7 @@ def _as_yaml(config: Mapping[str, Any]) -> str:
 
 def unbroken(text: str) -> str:
     """Keeps an interval and a p-value on one line: ``(0.1 to 0.2)``, ``Holm p = 0.62``, ``23 test patients``."""
-    pattern = rf"\(?[{MINUS}+\d.,]+ to [{MINUS}+\d.,]+\)|Holm p [=<] [\d.]+|\d+ × floor|\d+ test patients?"
+    pattern = rf"\(?[{MINUS}+\d.,]+ to [{MINUS}+\d.,]+\)|Holm p [=<] [\d.]+|\d+ × floor|\d+ test (?:patient|image)s?"
     return re.sub(pattern, lambda found: found[0].replace(" ", "\u00a0"), text)
 
 

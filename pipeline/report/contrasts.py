@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.records import ResultRow
+from pipeline.records import LEVEL, ResultRow
 from pipeline.report.numbers import MINUS, difference, finite, probability
 from pipeline.report.words import metric_of
 
@@ -15,7 +15,6 @@ HARMED = "shown to harm"
 CANNOT_TELL = "cannot tell at this n"
 HIGHER, LOWER, UNCERTAIN = "shown higher", "shown lower", "cannot tell"
 CONTROLS = ("D-B", "D-C")
-LEVEL = 0.05
 Key = tuple[str, int | None, float | None, str, float | None, str]
 """GAN, its seed, ratio, classifier, fraction, variant: what D is compared under."""
 
@@ -30,7 +29,8 @@ class Contrast:
         holm: p-value after Holm's correction, from the row's note.
         verdict: :data:`HIGHER`, :data:`LOWER` or :data:`UNCERTAIN`.
         why: what decided, in figures.
-        smallest: the smallest true difference that this n and these runs would have shown; None where not measured.
+        smallest: about the smallest true gain that this n and these runs would have shown in four of five such
+            experiments; 1 or more where none could be shown, None where not measured.
     """
 
     row: ResultRow
@@ -58,6 +58,12 @@ class Contrast:
         return found.group() if found else ""
 
     @property
+    def gan_seeds(self) -> str:
+        """``2 of 3 GAN seeds``, from the row's note; "" where it is not there."""
+        found = re.search(r"\d+ of \d+ GAN seeds?", self.row.note)
+        return found.group() if found else ""
+
+    @property
     def figures(self) -> str:
         """``+0.012 (−0.030 to +0.051), Holm p = 0.62``."""
         text = difference(self.row.value, self.row.low, self.row.high)
@@ -76,6 +82,8 @@ def contrast_of(row: ResultRow, smallest: float | None = None) -> Contrast:
     holm = _p_value(r"holm\s+p\s*[=<]\s*([0-9.eE+-]+)", row.note)
     p = _p_value(r"(?<!holm )\bp\s*[=<]\s*([0-9.eE+-]+)", row.note)
     verdict, why = _verdict(row, holm)
+    if verdict == UNCERTAIN and re.search(r"\b1 of \d+ GAN seed", row.note):
+        why += "; one GAN training tells nothing of others"
     return Contrast(row, p, holm, verdict, why, finite(smallest))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,21 @@ class Evidence:
         if isinstance(named, Mapping) and named.get("endpoint"):
             return str(named["endpoint"])
         return next((row.metric for row in self.data.rows if row.stage == "contrast"), "auroc")
+
+    @property
+    def patients_unknown(self) -> bool:
+        """Whether the source names no patients, so that every image counts as one; the ingest's warning says so."""
+        told = [
+            re.match(r"patients unknown for (\d+) file", str(text)) for text in self.data.dataset.get("warnings", ())
+        ]
+        found = self.data.dataset.get("found")
+        kept = found.get("kept", 0) if isinstance(found, Mapping) else 0
+        return any(one is not None and int(one.group(1)) >= kept for one in told)
+
+    @property
+    def cases(self) -> str:
+        """What is resampled: "patients", or "images" where patients are unknown."""
+        return "images" if self.patients_unknown else "patients"
 
     def gan(self, name: str) -> Gan | None:
         """The GAN of that name."""

@@ -47,7 +47,7 @@ def forest_panels(evidence: Evidence, found: tuple[Comparison, ...]) -> tuple[Pa
         svg = forest_figure(
             intervals, reach, evidence.endpoint, f"forest{i}", f"Differences in {label}, {classifier}: {told}"
         )
-        note = "● D−B,\u2002◆ D−C; lines are 95 % intervals over patients and runs."
+        note = f"● D−B,\u2002◆ D−C; lines are 95 % intervals over {evidence.cases} and runs."
         panels.append(Panel(classifier or "classifier", svg, note))
     return tuple(panels)
 
@@ -69,7 +69,7 @@ def fraction_panels(evidence: Evidence, found: tuple[Comparison, ...]) -> tuple[
         levels = _series(evidence, mine, fractions)
         told = f"{label} of {classifier or 'the classifier'} over the fraction of the training patients"
         svg = dots_figure(levels, "real training patients", label, f"level{i}", told, ticks=ticks)
-        note = "B without, D with synthetic scans; bars are 95 % intervals over patients."
+        note = f"B without, D with synthetic scans; bars are 95 % intervals over {evidence.cases}."
         panels.append(Panel(f"{classifier or 'classifier'}: {label}", svg, note))
         rows = [
             one.row
@@ -86,7 +86,9 @@ def fraction_panels(evidence: Evidence, found: tuple[Comparison, ...]) -> tuple[
             told = f"Gain D−B of {classifier or 'the classifier'} over the training patients: {figures}"
             gains = _series(evidence, rows, fractions)
             svg = dots_figure(gains, "real training patients", "gain D−B", f"gain{i}", told, ticks=ticks, line="zero")
-            note = "Bars are 95 % intervals over patients and runs. The GAN learnt from the same patients."
+            note = (
+                f"Bars are 95 % intervals over {evidence.cases} and runs. The GAN learnt from the same training scans."
+            )
             panels.append(Panel(f"{classifier or 'classifier'}: gain D−B", svg, note))
     return tuple(panels)
 

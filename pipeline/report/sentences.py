@@ -58,8 +58,11 @@ def _change(one: Contrast) -> str:
 
 def _power(smallest: float) -> str:
     if smallest >= 1.0:
-        return "With so few patients and runs no change could have been shown."
-    return f"A true change below {number(smallest * 100, 1)} points would probably have been missed."
+        return "With so few patients, runs or GAN trainings none could have been shown."
+    return (
+        f"A true change of about {number(smallest * 100, 1)} points would have been shown in four of five such "
+        "experiments, a smaller one less often."
+    )
 
 
 def _points(value: float) -> str:
@@ -67,10 +70,11 @@ def _points(value: float) -> str:
 
 
 def whom(evidence: Evidence, found: Sequence[Comparison]) -> str:
-    """``155 real test patients (42 malignant, 113 benign)``."""
+    """``155 real test patients (42 malignant, 113 benign)``, or ``155 real test images, patients unknown (…)``."""
     n = next((one.row.n for comparison in found for one in comparison.contrasts if one.row.n is not None), None)
     counts = evidence.data.dataset.get("counts", {})
     test = counts.get("test", {}) if isinstance(counts, Mapping) else {}
     of = ", ".join(f"{entry['patients']} {name}" for name, entry in test.items())
-    who = f"{n} real test patients" if n is not None else "the real test patients"
+    who = " ".join(part for part in ("the" if n is None else str(n), "real test", evidence.cases) if part)
+    who += ", patients unknown" if evidence.patients_unknown else ""
     return who + (f" ({of})" if of else "")

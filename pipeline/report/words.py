@@ -103,7 +103,7 @@ GLOSSARY = (
     (
         "shown to help, to harm",
         "D−B and D−C both have intervals wholly on the better (or both wholly on the worse) side of zero, and both a "
-        "Holm p below 0.05.",
+        "Holm p below 0.05. It takes at least two trainings of the GAN: of one, the luck is unknown.",
     ),
     (
         "cannot tell at this n",
@@ -111,13 +111,14 @@ GLOSSARY = (
     ),
     (
         "interval",
-        "95 % interval. Of contrasts, and of an arm over all its runs: over test patients (bootstrap, paired for "
-        "contrasts) and over the luck of the classifier and GAN runs together.",
+        "95 % interval. Of an arm over all its runs: over test patients alone (bootstrap). Of a contrast: over test "
+        "patients (paired bootstrap) and over the luck of the classifier and GAN trainings together; with a single GAN "
+        "training its luck is not in it. Where patients are unknown every image counts as one.",
     ),
     ("± spread", "Standard deviation over seeds (repeated trainings) alone."),
     (
         "Holm p",
-        "p-value after Holm's correction over all contrasts of the report.",
+        "p-value after Holm's correction over all planned contrasts; one that failed counts with p = 1.",
     ),
     ("diverged", "The training was given up after a run of consecutive losses or gradients not finite. A result."),
     ("latent walk", "Images along a path between latent points; abrupt jumps hint at memorised images."),

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from classifiers.delong import delong
 from classifiers.evaluate import Predictions
 from classifiers.statistics import contrast
-from classifiers.variation import components, rank_correlation, smallest_gain
+from classifiers.variation import components, rank_correlation
 
 
 def simulated(rng, labels, signal, ties=False):
@@ -100,14 +100,6 @@ def test_components_where_seeds_or_cells_are_missing():
     assert components({(0, 0): 0.8}) == (None, None, None)
     full = {(g, s): 0.1 * g + 0.01 * s for g in (0, 1) for s in (0, 1)}
     assert components({**full, (2, 0): 5.0}) == components(full)  # GAN 2 lacks a cell
-
-
-def test_the_smallest_gain_is_shown_four_times_in_five():
-    assert smallest_gain(0.01, 1) == pytest.approx(0.01 * (1.959964 + 0.841621), rel=1e-5)
-    assert smallest_gain(0.01, 10) == pytest.approx(0.01 * (2.807034 + 0.841621), rel=1e-5)
-    rng = np.random.default_rng(5)
-    estimates = rng.normal(smallest_gain(0.01, 1), 0.01, 20_000)
-    assert np.mean(np.abs(estimates) > 1.959964 * 0.01) == pytest.approx(0.8, abs=0.01)
 
 
 def test_rank_correlation_is_scipys_and_its_interval_covers():

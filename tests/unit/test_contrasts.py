@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from flows.contrasts import (
     worth_rows,
 )
 from flows.grid import Ground, check_classifiers, check_enough_synthetic, grid
-from flows.registration import plan_of, planned_contrasts, trained_on
-from pipeline.dataset import ScanDataset
+from flows.registration import plan_of, planned_contrasts, registered, trained_on
+from pipeline.dataset import IMAGES, INDEX, ScanDataset
+from pipeline.fraction import take_fraction
 from pipeline.records import MedaugError, ResultRow
-from pipeline.store import Recipe, Store
+from pipeline.store import Artifact, Draft, Recipe, Store
 from tests.unit.classifier_scans import real_artifact
 from tests.unit.test_configuration import QUICKSTART
 
@@ -75,9 +77,7 @@ def test_a_planted_gain_and_a_planted_harm_are_told_with_all_that_belongs_to_the
         assert found["idle", arm].low < 0 < found["idle", arm].high
         assert "6 runs against 3" in found["good", arm].note
         assert "Holm p=0.00" in found["good", arm].note
-        # 6 contrasts: z of 0.05/12 and of 80 % make 3.48 standard errors; an interval is 3.92 wide.
-        width = found["idle", arm].high - found["idle", arm].low
-        assert power["idle", arm].value == pytest.approx(3.48 / 3.92 * width, rel=0.15)
+        assert "6 runs against 3; 2 of 2 GAN seeds" in found["good", arm].note
     # Patients alone: the bootstrap and the closed form agree.
     bootstrap, closed = (
         float(part.split(" by")[0].split(" ")[-1]) for part in found["idle", "D-B"].note.split("; ")[-1].split(", ")
@@ -110,6 +110,46 @@ def test_controls_are_of_the_same_fraction_classifier_balance_and_count(tmp_path
     d = mean("D", filter="copies")
     assert found[None, "filter=copies", "D-C"] == pytest.approx(d - mean("C", fraction=None, balance="uniform"))
     assert len({contrast_name(row, row.metric, row.arm) for row in rows}) == 8
+
+
+def test_planned_contrasts_that_failed_stay_in_holms_family(tmp_path):
+    runs = load_runs(cells(tmp_path, {"B": 1.5, "C": 1.5, "gan": 1.7}))
+    names = ["auroc.D-B.resnet.gan.x1", "auroc.D-C.resnet.gan.x1"]
+
+    def noted(planned: list[str]) -> list[tuple[float, float]]:
+        rows = [row for row in contrast_rows(runs, SETTINGS, 0, planned) if row.stage == "contrast"]
+        return [tuple(float(part.split("=")[1].split(";")[0]) for part in row.note.split(", ")[:2]) for row in rows]
+
+    alone, among = noted([]), noted([*names, "auroc.D-B.resnet.failed.x1", "auroc.D-C.resnet.failed.x1"])
+    assert [p for p, _ in alone] == [p for p, _ in among]
+    assert min(p for p, _ in alone) < 0.1
+    smallest = min(p for p, _ in among)
+    assert min(holm for _, holm in alone) == pytest.approx(min(1.0, 2 * smallest), rel=0.01)
+    assert min(holm for _, holm in among) == pytest.approx(min(1.0, 4 * smallest), rel=0.01)
+
+
+def test_one_gan_seed_shows_nothing_and_says_so(tmp_path):
+    runs = load_runs(cells(tmp_path, {"B": 0.5, "C": 0.5, "gan": 6.0}, gan_seeds=(0,)))
+    rows = contrast_rows(runs, SETTINGS, 0, gan_seeds=3)
+    for row in rows:
+        if row.stage == "contrast":
+            assert row.low > 0.0
+            assert row.note.startswith("p=1, Holm p=1,")
+            assert "1 of 3 GAN seeds, so that its luck is unknown and nothing can be shown" in row.note
+        else:
+            assert (row.value, row.note) == (1.0, "none could be shown")
+
+
+def test_more_resamples_are_drawn_where_the_family_needs_them(tmp_path):
+    runs = load_runs(cells(tmp_path, {"B": 0.2, "C": 0.2, "gan": 6.0}, gan_seeds=tuple(range(4))))
+    # Every run of an arm the same: no luck, so that only the resamples bound p.
+    same = {arm: next(run.predictions for run in runs if run.cell.arm == arm) for arm in "BCD"}
+    runs = [dataclasses.replace(run, predictions=same[run.cell.arm]) for run in runs]
+    rows = contrast_rows(runs, SETTINGS, 0, [f"planned{i}" for i in range(98)])
+    notes = [row.note for row in rows if row.stage == "contrast"]
+    assert all("p=0.00025, Holm p=0.025" in note for note in notes)  # 100 contrasts: 8,000 resamples
+    plan = plan_of(configured(ratios=[0.1 * i for i in range(1, 26)]), real_artifact(tmp_path / "data").path)
+    assert (len(plan["contrasts"]), "8000 resamples" in plan["test"]) == (100, True)
 
 
 def test_a_missing_cell_is_missing_and_no_more(tmp_path):
@@ -236,10 +276,28 @@ def test_the_plan_names_what_will_be_judged_and_changes_with_it(tmp_path):
     plan = plan_of(configured(seeds=[0, 1, 2]), dataset.path)
     assert plan["endpoint"] == "auroc"
     assert plan["contrasts"] == [f"auroc.D-{c}.resnet.{gan}.x1" for gan in ("dcgan", "stylegan2") for c in "BC"]
-    assert plan["correction"] == "Holm over 4 contrasts"
+    assert plan["correction"].startswith("Holm over 4 contrasts;")
     assert plan["test_patients"] == 6
     assert plan == plan_of(configured(seeds=[0, 1, 2]), dataset.path)
     assert plan != plan_of(configured(seeds=[0, 1, 2], endpoint="auprc"), dataset.path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["classifiers.0.steps=7", "gans.0.images=999", "classification.keep=0.3", "seed=5", "synthesis.per_class=61",
+     "extractor.steps=7"],
+)  # fmt: skip
+def test_whatever_can_change_a_figure_makes_another_plan(tmp_path, change):
+    dataset = real_artifact(tmp_path)
+    config = load_experiment(QUICKSTART, ["gans=[dcgan]", "classifiers=[resnet]"])
+    key, value = change.split("=")
+    raw = config.model_dump()
+    *way, last = key.split(".")
+    inner = raw
+    for part in way:
+        inner = list(inner)[int(part)] if part.isdigit() else inner[part]
+    inner[last] = type(inner[last])(value)
+    assert plan_of(ExperimentConfig.model_validate(raw), dataset.path) != plan_of(config, dataset.path)
 
 
 def test_trainings_before_the_plan_are_counted(tmp_path):
@@ -249,6 +307,26 @@ def test_trainings_before_the_plan_are_counted(tmp_path):
     for kind, digest in (("generator", dataset.digest), ("classifier", dataset.digest), ("classifier", "another")):
         store.get_or_create(Recipe(kind, "x", {"dataset": digest}, {}, "1"), lambda draft: None)
     assert trained_on(dataset, store.root) == 2
+
+
+def test_trainings_on_a_fraction_and_on_the_same_images_ingested_again_count(tmp_path):
+    dataset = real_artifact(tmp_path)
+    store = Store(tmp_path / "store")
+    part = take_fraction(dataset.path, 0.5, 0, store)
+
+    def ingest_again(draft: Draft) -> None:
+        for name in (IMAGES, INDEX):
+            shutil.copy(dataset.path / name, draft.folder)
+        draft.meta = {**dataset.meta, "warnings": ["another"]}
+
+    again = store.get_or_create(Recipe("dataset", "again", {}, {}, "1"), ingest_again)
+    assert len({dataset.digest, part.digest, again.digest}) == 3
+    for digest in (part.digest, again.digest, "another"):
+        store.get_or_create(Recipe("classifier", "x", {"dataset": digest}, {}, "1"), lambda draft: None)
+    assert trained_on(dataset, store.root) == 2
+    assert "after 2 trainings on these images in this runs folder" in registered(
+        Artifact(tmp_path, {"meta": {"trained_before": 2}, "record": {"registered": "now"}, "digest": "d"})
+    )
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,36 @@ def test_a_clinician_reads_what_happened_to_whom_and_by_how_much():
         "10 % of the training patients, dcgan's scans added 1 for each real scan, resnet: harmed. −4"
     )
     assert "(filter=copies), resnet: cannot tell." in told[2]
-    assert told[2].endswith("A true change below 6.0 points would probably have been missed.")
+    assert told[2].endswith(
+        "A true change of about 6.0 points would have been shown in four of five such experiments, a smaller one less "
+        "often."
+    )
+
+
+def test_images_are_not_called_patients_where_patients_are_unknown():
+    rows = pair(0.03, 0.02)
+    found = comparisons(rows, "auroc")
+    named = evidence(*rows)
+    assert not named.patients_unknown
+    warning = "patients unknown for 780 file(s): every image counts as its own patient, so that ..."
+    for kept, unknown in ((778, True), (900, False)):  # of 900 kept, 120 have a patient
+        dataset = {**named.data.dataset, "warnings": ["other", warning], "found": {"kept": kept}}
+        told = Evidence(replace(named.data, dataset=dataset))
+        assert told.patients_unknown is unknown
+        opening, *_ = plain_words(told, found)
+        who = "test images, patients unknown" if unknown else "test patients"
+        assert opening.startswith(f"Measured on 155 real {who} (42 malignant, 113 benign); points")
+        assert answers(told, found)[0].short.endswith("(155 test images)." if unknown else "(155 test patients).")
+        columns = contrast_table(told, found).columns
+        assert ("95 % interval", "images and runs" if unknown else "patients and runs") in columns
+
+
+def test_a_single_gan_training_is_named_as_what_decided():
+    rows = pair(0.3, 0.1, "p=1, Holm p=1, SD over seeds 0.02; 3 runs against 3; 1 of 3 GAN seeds, so that ...")
+    (one,) = comparisons(rows, "auroc")
+    assert one.verdict == "cannot tell at this n"
+    assert one.contrasts[0].gan_seeds == "1 of 3 GAN seeds"
+    assert one.contrasts[0].why.endswith("one GAN training tells nothing of others")
 
 
 def test_what_was_decided_is_told_first_and_the_rest_counted():
@@ -80,7 +109,7 @@ def test_what_was_decided_is_told_first_and_the_rest_counted():
 def test_where_nothing_could_have_been_shown_the_sentence_says_so():
     rows = [replace(row, value=1.3) if row.stage == "power" else row for row in pair(0.0, 1.0, UNSURE)]
     (one,) = comparisons(rows, "auroc")
-    assert sentence(one).endswith("With so few patients and runs no change could have been shown.")
+    assert sentence(one).endswith("With so few patients, runs or GAN trainings none could have been shown.")
     table = contrast_table(evidence(*rows), (one,))
     assert {line.cells[4].text for group in table.groups for line in group.lines} == {"none"}
 
