@@ -115,6 +115,7 @@ class Trainer:
         self.device = device
         self.log = log
         self.spec, self.value_range = data.spec, data.value_range
+        self.dataset = data.artifact.digest
         self.images = ResidentImages(data, seed_of(seed, "order"), device)
         self.skipped = torch.zeros((), device=device)  # steps skipped so far, those of abandoned courses too
         self.start()
@@ -331,18 +332,22 @@ class Trainer:
         tensors |= {f"in_a_row.{name}": count for name, count in self.in_a_row.items()}
         tensors |= {"rng": self.rng.get_state(), "skipped": self.skipped}
         now, config = dataclasses.asdict(self.now), dataclasses.asdict(self.config)
-        return tensors, {"seed": self.seed, "now": now, "config": config}
+        return tensors, {"seed": self.seed, "dataset": self.dataset, "now": now, "config": config}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Goes on where :meth:`state` was taken.
 
         Raises:
-            MedaugError: the checkpoint belongs to another configuration or seed.
+            MedaugError: the checkpoint belongs to another dataset, configuration or seed.
         """
-        mine = json.loads(json.dumps({"seed": self.seed, "config": dataclasses.asdict(self.config)}))
-        if mine != {"seed": state["seed"], "config": state["config"]}:
+        config = json.loads(json.dumps(dataclasses.asdict(self.config)))
+        mine = {"dataset": self.dataset, "configuration": config, "seed": self.seed}
+        theirs = {"dataset": state.get("dataset"), "configuration": state["config"], "seed": state["seed"]}
+        other = [name for name, value in mine.items() if theirs[name] != value]
+        if other:  # another split may train on patients that this one tests on
             raise MedaugError(
-                "checkpoint: made by another configuration or seed; expected this one's; empty the folder"
+                f"checkpoint: made with another {' and '.join(other)}; expected this one's; "
+                "choose another scratch folder, or empty it"
             )
 
         def part(prefix: str) -> dict[str, Tensor]:

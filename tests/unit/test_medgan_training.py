@@ -167,8 +167,18 @@ def test_kinds_of_damage(damage, tmp_path):
 def test_checkpoint_of_another_configuration_is_refused(data, tmp_path):
     with pytest.raises(KilledError):
         fit(tiny("dcgan", checkpoint_seconds=0.0), data, tmp_path, progress=kill_at(8))
-    with pytest.raises(MedaugError, match="another configuration"):
+    with pytest.raises(MedaugError, match="made with another configuration;"):
         fit(tiny("dcgan", checkpoint_seconds=0.0, ema=0.5), data, tmp_path)
+
+
+def test_checkpoint_of_another_dataset_is_refused(data, tmp_path):
+    """Same form, same configuration, other images: going on would mix two splits' patients."""
+    config = tiny("dcgan", checkpoint_seconds=0.0)
+    with pytest.raises(KilledError):
+        fit(config, data, tmp_path, progress=kill_at(8))
+    with pytest.raises(MedaugError, match="made with another dataset;"):
+        fit(config, scans(tmp_path / "other", count=20), tmp_path)
+    assert fit(config, data, tmp_path).status == "done"
 
 
 def test_output_hooks_and_curves(data, tmp_path):
