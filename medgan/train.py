@@ -31,7 +31,7 @@ from medgan.checkpoint import (
 from medgan.config import GanConfig
 from medgan.contract import Batch, Phase
 from medgan.data import ResidentImages
-from medgan.optimise import GuardedBuffers, average, build_optimisers, ema_decay, guarded_step
+from medgan.optimise import GuardedBuffers, SkipCounts, average, build_optimisers, ema_decay, guarded_step
 from medgan.progression import Progression, TrainResult, grid
 from medgan.sample import LoadedGenerator
 from medgan.seeds import seed_of, seeded
@@ -134,7 +134,7 @@ class Trainer:
         self.rates = {name: float(optimiser.param_groups[0]["lr"]) for name, optimiser in self.optimisers.items()}
         self.rng = seeded(self.seed, "steps", device=device)
         self.now = Progression()
-        self.in_a_row = {name: torch.zeros((), device=device) for name in self.optimisers}  # the newest run of skips
+        self.skips = {phase.name: SkipCounts(device) for phase in self.phases}
         self.pending: dict[str, list[Tensor]] = {}  # curve values that no one has read yet
 
     # -- one step ------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Trainer:
         self.architecture.after_update(phase.network)
         network.requires_grad_(False)
         self.skipped += bad
-        self.in_a_row[phase.network] = (self.in_a_row[phase.network] + bad) * bad
+        self.skips[phase.name].note(bad)
         for name, value in curves.items():
             self.pending.setdefault(name, []).append(value.detach().float())
 
@@ -209,17 +209,20 @@ class Trainer:
 
     def look(self, scratch: Path, steps: int) -> str:
         """Keeps a good state or goes back to one; why the training cannot go on, or ""."""
-        reason = self.diagnosis()
+        reason = self.diagnosis(last=self.now.step == steps)
         if reason and self.now.rollbacks < self.config.rollbacks:
             self.roll_back(scratch, reason)
             return ""
         if reason and self.now.rollbacks > 0:
             return f"{reason}; it had gone back {self.now.rollbacks} times and halved its learning rates each time"
+        if reason:
+            return reason
+        made = [counts.looked(self.config.skip_limit) for counts in self.skips.values()]
         point = self.now.step * GOOD_POINTS // steps
-        if self.now.good < point < GOOD_POINTS and not any(int(count) for count in self.in_a_row.values()):
+        if self.now.good < point < GOOD_POINTS and all(made):
             self.now.good = point
             self.save(scratch, kind="good")
-        return reason
+        return ""
 
     def roll_back(self, scratch: Path, reason: str) -> None:
         """Back to the newest good state (or to the start, if there is none), with half the learning rates.
@@ -238,7 +241,7 @@ class Trainer:
         events = [*failed.curves.get("rollback", []), (float(failed.images_seen), float(count))]
         self.now.rollbacks, self.now.seconds, self.now.curves["rollback"] = count, failed.seconds, events
         self.skipped = skipped
-        self.in_a_row = {name: torch.zeros_like(run) for name, run in self.in_a_row.items()}
+        self.skips = {name: SkipCounts(self.device) for name in self.skips}
         self.set_rates()
         self.log({"rollback": float(count)}, failed.images_seen)
         logger.warning("%s; going back to %d images with half the learning rates", reason, self.now.images_seen)
@@ -252,13 +255,14 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = self.rates[name] * 0.5**self.now.rollbacks
 
-    def diagnosis(self) -> str:
-        """Why the training cannot go on, or ""."""
-        for name, count in self.in_a_row.items():
-            if int(count) >= self.config.skip_limit:
+    def diagnosis(self, last: bool) -> str:
+        """Why the training cannot go on, or ""; ``last``: it is at its end."""
+        for name, counts in self.skips.items():
+            found = counts.diagnosis(self.config.skip_limit, last)
+            if found:
                 return (
-                    f"non-finite losses or gradients in {int(count)} consecutive steps of the {name} "
-                    f"({int(self.skipped)} of both networks in all), after {self.now.images_seen} images"
+                    f"non-finite losses or gradients in {found} of the phase {name!r} "
+                    f"({int(self.skipped)} of all phases in all), after {self.now.images_seen} images"
                 )
         return ""
 
@@ -329,7 +333,7 @@ class Trainer:
         for name, optimiser in self.optimisers.items():
             tensors |= optimiser_tensors(optimiser, f"optimiser.{name}")
         tensors |= {f"pending.{name}": torch.stack(values) for name, values in self.pending.items()}
-        tensors |= {f"in_a_row.{name}": count for name, count in self.in_a_row.items()}
+        tensors |= {f"skips.{name}": skips.counts for name, skips in self.skips.items()}
         tensors |= {"rng": self.rng.get_state(), "skipped": self.skipped}
         now, config = dataclasses.asdict(self.now), dataclasses.asdict(self.config)
         return tensors, {"seed": self.seed, "dataset": self.dataset, "now": now, "config": config}
@@ -361,7 +365,8 @@ class Trainer:
         self.pending = {name: list(value.to(self.device)) for name, value in part("pending.").items()}
         self.rng.set_state(tensors["rng"])
         self.skipped = tensors["skipped"].to(self.device)
-        self.in_a_row = {name: tensors[f"in_a_row.{name}"].to(self.device) for name in self.optimisers}
+        for name, skips in self.skips.items():
+            skips.counts.copy_(tensors[f"skips.{name}"])
         curves = {name: [(x, y) for x, y in points] for name, points in state["now"]["curves"].items()}
         self.now = Progression(**{**state["now"], "curves": curves})
         self.set_rates()
