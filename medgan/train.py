@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from medgan import ranks, registry
 from medgan.architecture import Architecture
 from medgan.checkpoint import (
+    DamagedError,
     drop_checkpoints,
     latest_checkpoint,
     optimiser_tensors,
@@ -98,12 +99,21 @@ def train(
 def agreed_checkpoint(
     scratch: Path, kind: str = "step", last: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """See :func:`latest_checkpoint`; of several processes the first one looks, and the others read what it found."""
+    """See :func:`latest_checkpoint`; of several processes the first one looks, and the others read what it found.
+
+    Raises:
+        MedaugError: this process cannot read what the first one found.
+    """
     found = latest_checkpoint(scratch, kind, last) if ranks.first() else None
     step = ranks.told(-1 if found is None else int(found[1]["now"]["step"]))
     if step < 0 or found is not None:
         return found
-    return read_state(scratch / f"{kind}-{step:09d}")
+    try:
+        return read_state(scratch / f"{kind}-{step:09d}")
+    except DamagedError as error:  # the first process has just read it
+        raise MedaugError(
+            f"{error}; expected what the first process reads: every process must see one folder"
+        ) from None
 
 
 class Trainer:

@@ -257,7 +257,7 @@ def test_a_damaged_good_state_is_named_and_the_one_before_it_used(data, tmp_path
     with caplog.at_level(logging.WARNING):
         result, _ = fit(config(), data, tmp_path)
     assert result.status == "done"
-    assert "good-000000010 is damaged" in caplog.text
+    assert "good-000000010: tensors.safetensors is not what was written; it is damaged" in caplog.text
     assert "going back to 32 images" in caplog.text
 
 

@@ -1,8 +1,11 @@
 """The trainer: every preset learns, resumes to the bit, survives damage, and says when it diverged."""
 
+import errno
 import json
 import logging
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,7 +148,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_it_used(data, tmp_path, 
     assert resumed.curves == straight.curves
 
 
-@pytest.mark.parametrize("damage", ["truncate", "no json", "half json", "empty folder"])
+@pytest.mark.parametrize("damage", ["truncate", "changed", "no json", "half json", "other json", "empty folder"])
 def test_kinds_of_damage(damage, tmp_path):
     for step in (1, 2):
         save_checkpoint(tmp_path, step, {"x": torch.full((3,), float(step))}, {"step": step})
@@ -154,6 +157,11 @@ def test_kinds_of_damage(damage, tmp_path):
         (newest / "tensors.safetensors").write_bytes(b"\x00" * 4)
     elif damage == "no json":
         (newest / "state.json").unlink()
+    elif damage == "changed":
+        other = tmp_path / "step-000000001/tensors.safetensors"
+        (newest / "tensors.safetensors").write_bytes(other.read_bytes())
+    elif damage == "other json":
+        (newest / "state.json").write_text("[2]")
     elif damage == "half json":
         (newest / "state.json").write_text('{"step": 2')
     else:
@@ -162,6 +170,27 @@ def test_kinds_of_damage(damage, tmp_path):
     tensors, state = latest_checkpoint(tmp_path)
     assert state == {"step": 1}
     assert tensors["x"].tolist() == [1.0, 1.0, 1.0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged-step-000000002", "step-000000001"]
+    (tmp_path / "step-000000001/state.json").unlink()
+    assert latest_checkpoint(tmp_path) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged-step-000000001"]  # one at most
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("function", ["read_text", "open"])  # the state's, the tensors'
+def test_a_checkpoint_that_cannot_be_read_now_is_no_damage(function, code, tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 1, {"x": torch.ones(3)}, {"step": 1})
+    content = contents(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def fail(self, *args, **kwargs):
+            raise OSError(code, os.strerror(code), str(self))
+
+        patch.setattr(Path, function, fail)
+        with pytest.raises(MedaugError, match=f"step-000000001: cannot be read now .{os.strerror(code)}"):
+            latest_checkpoint(tmp_path)
+    assert contents(tmp_path) == content
+    assert latest_checkpoint(tmp_path)[1] == {"step": 1}
 
 
 def test_checkpoint_of_another_configuration_is_refused(data, tmp_path):
