@@ -126,6 +126,12 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(folder.with_name(f"{ASIDE}{folder.name}"))
 
 
+def drop_drafts(scratch: Path) -> None:
+    """Removes what processes killed while writing left behind; only while no one writes there."""
+    for draft in [*scratch.glob(".step-*.*"), *scratch.glob(".good-*.*")]:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def drop_checkpoints(scratch: Path, after: int) -> None:
     """Removes checkpoints of either kind past a step: those of a course that was given up."""
     for folder in [*scratch.glob("step-*"), *scratch.glob("good-*")]:

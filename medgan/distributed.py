@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -108,6 +109,8 @@ def run(given: argparse.Namespace, device: str) -> str:
     config = read_config(given.config)
     data = ScanDataset(given.dataset, "train")
     draft: Path = given.out.with_name(f".{given.out.name}.draft")  # whatever has the name OUT is whole
+    if ranks.first():
+        shutil.rmtree(draft, ignore_errors=True)  # of a process killed while it wrote
     shown = 0
 
     def progress(done: int, images: int) -> None:

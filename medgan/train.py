@@ -22,6 +22,7 @@ from medgan.architecture import Architecture
 from medgan.checkpoint import (
     DamagedError,
     drop_checkpoints,
+    drop_drafts,
     latest_checkpoint,
     optimiser_tensors,
     read_state,
@@ -73,7 +74,7 @@ def train(
         config: what to train.
         data: the training split.
         seed: of weights, order and latents.
-        scratch: checkpoints; survives a kill.
+        scratch: checkpoints, of this training alone; survives a kill.
         output: an artifact's draft folder; gets ``generator.safetensors``, ``generator.json``, ``curves.json`` and the
             full state in ``state/``; none of it depends on the clock or on interruptions.
         device: "auto", "cpu", "cuda", ...
@@ -90,6 +91,8 @@ def train(
     if len(data) == 0:
         raise MedaugError(f"{data.artifact.path}: no image to train on; expected at least one in its training split")
     trainer = Trainer(config, data, seed, choose_device(device), log)
+    if ranks.first():
+        drop_drafts(scratch)
     saved = agreed_checkpoint(scratch)
     if saved is not None:
         trainer.restore(*saved)

@@ -193,6 +193,17 @@ def test_a_checkpoint_that_cannot_be_read_now_is_no_damage(function, code, tmp_p
     assert latest_checkpoint(tmp_path)[1] == {"step": 1}
 
 
+def test_what_a_process_killed_while_writing_left_behind_is_removed(data, tmp_path):
+    scratch = tmp_path / "scratch"
+    for name in (".step-000000003.4711", ".good-000000002.4711"):
+        (scratch / name).mkdir(parents=True)
+    (scratch / ".step-000000003.4711/tensors.safetensors").write_bytes(b"half")
+    (scratch / "timeline.json").write_text("[]")
+    fit(tiny("dcgan", checkpoint_seconds=1e9, images=8), data, tmp_path)
+    assert [path.name for path in scratch.iterdir() if path.name.startswith(".")] == []
+    assert (scratch / "timeline.json").exists()
+
+
 def test_checkpoint_of_another_configuration_is_refused(data, tmp_path):
     with pytest.raises(KilledError):
         fit(tiny("dcgan", checkpoint_seconds=0.0), data, tmp_path, progress=kill_at(8))
