@@ -5,7 +5,9 @@
 One process a GPU (NCCL), or several on a CPU (gloo). They compute what one process with the whole batch would; see
 :mod:`medgan.ranks`. The first process writes and the others only read, so all of them must see ``SCRATCH``. If one dies
 all end, with exit code 1 and one line; the same command then goes on from ``SCRATCH``, with as many processes as it is
-given. ``OUT`` is what :func:`medgan.load` opens.
+given. ``OUT`` is what :func:`medgan.load` opens; its ``generator.json`` names the dataset artifact by its digest, so that
+:class:`medgan.SyntheticDataset` and exports can tell whether it may stand beside some real data. It is no artifact of a
+store (no manifest).
 """
 
 from __future__ import annotations

@@ -324,7 +324,13 @@ class Trainer:
         if not ranks.first():
             return result
         self.loaded().save(
-            output, seed=self.seed, status=status, reason=reason, images_seen=now.images_seen, parameters=parameters
+            output,
+            dataset=self.dataset,
+            seed=self.seed,
+            status=status,
+            reason=reason,
+            images_seen=now.images_seen,
+            parameters=parameters,
         )
         (output / "curves.json").write_text(json.dumps(now.curves, allow_nan=False, sort_keys=True), encoding="utf-8")
         tensors, state = self.state()

@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 import medgan
-from medgan import ranks, registry
+from flows.exports.gate import find_training_data
+from medgan import SyntheticDataset, ranks, registry
 from medgan.distributed import main
+from medgan.sample import trained_on
 from medgan.seeds import seeded
 from pipeline.records import MedaugError
 from tests.unit.medgan_toys import scans, tiny
@@ -196,6 +198,17 @@ def test_the_shares_make_up_the_batch_and_keep_groups_whole(monkeypatch):
         mine = range(16)[rank::2]
         found |= {frozenset(mine[place] for place in range(group, 8, 2)) for group in range(2)}
     assert found == groups
+
+
+def test_its_generator_says_what_it_was_trained_on(data, tmp_path):
+    """Beside its own dataset it may stand and leave the house; beside another split's it may not."""
+    assert main(arguments(settings("cgan"), data.artifact.path, tmp_path, "out")) == 0
+    made = SyntheticDataset(tmp_path / "out", [0, 1], real=data)
+    assert made.trained_on == data.artifact.digest
+    with pytest.raises(MedaugError, match="may have seen its test patients"):
+        SyntheticDataset(tmp_path / "out", [0, 1], real=scans(tmp_path / "other", count=20))
+    training = find_training_data("out", trained_on(tmp_path / "out"), None, data.artifact.path.parent.parent)
+    assert training == data.artifact.path
 
 
 def test_wrong_input_is_one_line(data, tmp_path, capsys):
