@@ -38,7 +38,7 @@ from medgan.progression import Progression, TrainResult, grid
 from medgan.sample import LoadedGenerator
 from medgan.seeds import seed_of, seeded
 from pipeline.dataset import ScanDataset
-from pipeline.device import autocast, choose_device, place
+from pipeline.device import autocast, choose_device, has_bfloat16, place, resolve_precision
 from pipeline.records import LogFunction, MedaugError, Progress
 
 CURVE_POINTS = 200
@@ -129,6 +129,7 @@ class Trainer:
         self.log = log
         self.spec, self.value_range = data.spec, data.value_range
         self.dataset = data.artifact.digest
+        self.precision = resolve_precision(device, config.precision)  # "auto" may mean another on the next machine
         self.images = ResidentImages(data, seed_of(seed, "order"), device)
         self.skipped = torch.zeros((), device=device)  # steps skipped so far, those of abandoned courses too
         self.start()
@@ -169,7 +170,7 @@ class Trainer:
         """Descends one phase's loss; a step with a non-finite loss or gradient changes nothing in the networks."""
         network: nn.Module = getattr(self.architecture, phase.network)
         network.requires_grad_(True)
-        with autocast(self.device, self.config.precision):
+        with autocast(self.device, self.precision):
             loss, curves = phase.loss(batch)
         loss.backward()
         loss, curves = ranks.share(network, loss, curves)
@@ -326,6 +327,8 @@ class Trainer:
         self.loaded().save(
             output,
             dataset=self.dataset,
+            precision=self.precision,
+            device=self.device.type,
             seed=self.seed,
             status=status,
             reason=reason,
@@ -355,13 +358,27 @@ class Trainer:
         tensors |= {f"skips.{name}": skips.counts for name, skips in self.skips.items()}
         tensors |= {"rng": self.rng.get_state(), "skipped": self.skipped}
         now, config = dataclasses.asdict(self.now), dataclasses.asdict(self.config)
-        return tensors, {"seed": self.seed, "dataset": self.dataset, "now": now, "config": config}
+        made = {"seed": self.seed, "dataset": self.dataset, "precision": self.precision, "device": self.device.type}
+        return tensors, {**made, "now": now, "config": config}
+
+    def keep_precision(self, begun: str) -> None:
+        """Goes on in the precision that the training began in, whatever "auto" means on this machine."""
+        if begun == self.precision:
+            return
+        if begun == "bfloat16" and not has_bfloat16(self.device.type):
+            raise MedaugError(
+                f"checkpoint: made in bfloat16, in which this machine's {self.device.type} does not compute; go on where "
+                "it does, or begin anew in another scratch folder"
+            )
+        logger.warning("precision auto is %s here; goes on in %s, in which it began", self.precision, begun)
+        self.precision = begun
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Goes on where :meth:`state` was taken.
 
         Raises:
-            MedaugError: the checkpoint belongs to another dataset, configuration or seed.
+            MedaugError: the checkpoint belongs to another dataset, configuration or seed, or was made in bfloat16, which
+                this hardware lacks.
         """
         config = json.loads(json.dumps(dataclasses.asdict(self.config)))
         mine = {"dataset": self.dataset, "configuration": config, "seed": self.seed}
@@ -372,6 +389,7 @@ class Trainer:
                 f"checkpoint: made with another {' and '.join(other)}; expected this one's; "
                 "choose another scratch folder, or empty it"
             )
+        self.keep_precision(state["precision"])
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -221,6 +221,38 @@ def test_checkpoint_of_another_dataset_is_refused(data, tmp_path):
     assert fit(config, data, tmp_path).status == "done"
 
 
+def hardware(monkeypatch, bfloat16):
+    for module in ("pipeline.device", "medgan.train"):
+        monkeypatch.setattr(f"{module}.has_bfloat16", lambda kind: bfloat16)
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_what_auto_precision_was_is_written_down(bfloat16, data, tmp_path, monkeypatch):
+    hardware(monkeypatch, bfloat16)
+    fit(tiny("dcgan", precision="auto", images=8), data, tmp_path)
+    for file in ("generator.json", "state/state.json"):
+        written = json.loads((tmp_path / "out" / file).read_text())
+        assert written["precision"] == ("bfloat16" if bfloat16 else "float32")
+        assert written["device"] == "cpu"
+
+
+def test_auto_precision_is_kept_where_it_would_mean_another(data, tmp_path, monkeypatch, caplog):
+    config = tiny("dcgan", precision="auto", checkpoint_seconds=0.0)
+    hardware(monkeypatch, False)
+    straight = fit(config, data, tmp_path / "straight")
+    with pytest.raises(KilledError):
+        fit(config, data, tmp_path / "cut", progress=kill_at(8))
+    hardware(monkeypatch, True)
+    assert fit(config, data, tmp_path / "cut").curves == straight.curves
+    assert contents(tmp_path / "cut/out") == contents(tmp_path / "straight/out")
+    assert "auto is bfloat16 here; goes on in float32" in caplog.text
+    with pytest.raises(KilledError):
+        fit(config, data, tmp_path / "narrow", progress=kill_at(8))
+    hardware(monkeypatch, False)
+    with pytest.raises(MedaugError, match="made in bfloat16, in which this machine's cpu does not compute"):
+        fit(config, data, tmp_path / "narrow")
+
+
 def test_output_hooks_and_curves(data, tmp_path):
     logged, seen, grids = [], [], []
 
