@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from medgan import ranks
 from pipeline.records import MedaugError
 from pipeline.store import file_sha256
 
@@ -117,6 +118,26 @@ def latest_checkpoint(
         except DamagedError as error:
             logger.warning("%s; it is damaged: not used, kept as %s", error, set_aside(folder).name)
     return None
+
+
+def agreed_checkpoint(
+    scratch: Path, kind: str = "step", last: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """See :func:`latest_checkpoint`; of several processes the first one looks, and the others read what it found.
+
+    Raises:
+        MedaugError: this process cannot read what the first one found.
+    """
+    found = latest_checkpoint(scratch, kind, last) if ranks.first() else None
+    step = ranks.told(-1 if found is None else int(found[1]["now"]["step"]))
+    if step < 0 or found is not None:
+        return found
+    try:
+        return read_state(scratch / f"{kind}-{step:09d}")
+    except DamagedError as error:  # the first process has just read it
+        raise MedaugError(
+            f"{error}; expected what the first process reads: every process must see one folder"
+        ) from None
 
 
 def set_aside(folder: Path) -> Path:

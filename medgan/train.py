@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from medgan import ranks, registry
 from medgan.architecture import Architecture
 from medgan.checkpoint import (
-    DamagedError,
+    agreed_checkpoint,
     drop_checkpoints,
     drop_drafts,
-    latest_checkpoint,
     optimiser_tensors,
-    read_state,
     restore_optimiser,
     save_checkpoint,
     write_state,
@@ -97,26 +95,6 @@ def train(
     if saved is not None:
         trainer.restore(*saved)
     return trainer.run(scratch, output, progress, on_snapshot, on_grid)
-
-
-def agreed_checkpoint(
-    scratch: Path, kind: str = "step", last: int | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """See :func:`latest_checkpoint`; of several processes the first one looks, and the others read what it found.
-
-    Raises:
-        MedaugError: this process cannot read what the first one found.
-    """
-    found = latest_checkpoint(scratch, kind, last) if ranks.first() else None
-    step = ranks.told(-1 if found is None else int(found[1]["now"]["step"]))
-    if step < 0 or found is not None:
-        return found
-    try:
-        return read_state(scratch / f"{kind}-{step:09d}")
-    except DamagedError as error:  # the first process has just read it
-        raise MedaugError(
-            f"{error}; expected what the first process reads: every process must see one folder"
-        ) from None
 
 
 class Trainer:
@@ -367,8 +345,8 @@ class Trainer:
             return
         if begun == "bfloat16" and not has_bfloat16(self.device.type):
             raise MedaugError(
-                f"checkpoint: made in bfloat16, in which this machine's {self.device.type} does not compute; go on where "
-                "it does, or begin anew in another scratch folder"
+                f"checkpoint: made in bfloat16, in which this machine's {self.device.type} does not compute; "
+                "go on where it does, or begin anew in another scratch folder"
             )
         logger.warning("precision auto is %s here; goes on in %s, in which it began", self.precision, begun)
         self.precision = begun
@@ -377,8 +355,8 @@ class Trainer:
         """Goes on where :meth:`state` was taken.
 
         Raises:
-            MedaugError: the checkpoint belongs to another dataset, configuration or seed, or was made in bfloat16, which
-                this hardware lacks.
+            MedaugError: the checkpoint belongs to another dataset, configuration or seed, or was made in bfloat16,
+                which this hardware lacks.
         """
         config = json.loads(json.dumps(dataclasses.asdict(self.config)))
         mine = {"dataset": self.dataset, "configuration": config, "seed": self.seed}

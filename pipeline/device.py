@@ -49,7 +49,7 @@ def has_bfloat16(kind: str) -> bool:
 
 
 def resolve_precision(device: torch.device, precision: str) -> str:
-    """ "float32" or "bfloat16"; "auto" is bfloat16 where the hardware multiplies in it."""
+    """The name of a precision; of "auto", that of bfloat16 where the hardware multiplies in it, else of float32."""
     if precision == "auto":
         return "bfloat16" if has_bfloat16(device.type) else "float32"
     return precision
