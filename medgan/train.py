@@ -82,7 +82,8 @@ def train(
         on_grid: at the same points: gets a picture, uint8 [rows, columns] or [rows, columns, 3], one row a class.
 
     Raises:
-        MedaugError: data that no training could use, or a batch that the processes cannot share; before any training.
+        MedaugError: data that no training could use, a batch that the processes cannot share, or a checkpoint that
+            belongs to another training or cannot be read.
     """
     registry.check(config, data.spec)
     ranks.check_shares(config)
