@@ -15,12 +15,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from medgan import ranks
+from pipeline.records import MedaugError
 from pipeline.store import file_sha256
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 KEEP = 2
+ASIDE = "damaged-"
+"""Before the name of a checkpoint that was found damaged."""
+
+DAMAGE = (
+    *(FileNotFoundError, NotADirectoryError, IsADirectoryError),
+    *(KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError, SafetensorError),
+)
+"""What reading a damaged state raises; any other OSError may pass (a mount that is gone, a right not given)."""
 
 logger = logging.getLogger(__name__)
+
+
+class DamagedError(Exception):
+    """A state on disk is not what was written."""
 
 
 def write_state(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -49,15 +63,21 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what :func:`write_state` wrote.
 
     Raises:
-        ValueError: the folder is damaged; the message says how.
+        DamagedError: a file is missing, changed or malformed; the message says which folder and how.
+        MedaugError: the folder cannot be read, which says nothing about what is in it.
     """
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if file_sha256(folder / TENSORS) != state.pop("tensors_sha256"):
-            raise ValueError(f"{TENSORS} is not what was written")
+            raise DamagedError(f"checkpoint {folder}: {TENSORS} is not what was written")
         return load_file(folder / TENSORS), state
-    except (OSError, KeyError, AttributeError, UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
-        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+    except DAMAGE as error:
+        raise DamagedError(f"checkpoint {folder}: {type(error).__name__}: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise MedaugError(
+            f"checkpoint {folder}: cannot be read now ({error.strerror or error}); expected a readable folder; "
+            "nothing was changed, run again when it is"
+        ) from None
 
 
 def save_checkpoint(
@@ -80,22 +100,57 @@ def save_checkpoint(
 def latest_checkpoint(
     scratch: Path, kind: str = "step", last: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint that is whole; a damaged one is named in a warning, removed, and the one before it used.
+    """The newest checkpoint that is whole; a damaged one is named in a warning and set aside, the one before it used.
 
     Args:
         scratch: where checkpoints live.
         kind: see :func:`save_checkpoint`.
         last: none of a later step; None for any.
+
+    Raises:
+        MedaugError: the newest one cannot be read, which may pass.
     """
     for folder in sorted(scratch.glob(f"{kind}-*"), reverse=True):
         if last is not None and step_of(folder) > last:
             continue
         try:
             return read_state(folder)
-        except ValueError as error:
-            logger.warning("checkpoint %s is damaged (%s): not used, going back to the one before it", folder, error)
-            shutil.rmtree(folder, ignore_errors=True)
+        except DamagedError as error:
+            logger.warning("%s; it is damaged: not used, kept as %s", error, set_aside(folder).name)
     return None
+
+
+def agreed_checkpoint(
+    scratch: Path, kind: str = "step", last: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """See :func:`latest_checkpoint`; of several processes the first one looks, and the others read what it found.
+
+    Raises:
+        MedaugError: this process cannot read what the first one found.
+    """
+    found = latest_checkpoint(scratch, kind, last) if ranks.first() else None
+    step = ranks.told(-1 if found is None else int(found[1]["now"]["step"]))
+    if step < 0 or found is not None:
+        return found
+    try:
+        return read_state(scratch / f"{kind}-{step:09d}")
+    except DamagedError as error:  # the first process has just read it
+        raise MedaugError(
+            f"{error}; expected what the first process reads: every process must see one folder"
+        ) from None
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a damaged checkpoint, so that no one reads it and a person can look; of such, the newest alone stays."""
+    for old in folder.parent.glob(f"{ASIDE}*"):
+        shutil.rmtree(old, ignore_errors=True)
+    return folder.rename(folder.with_name(f"{ASIDE}{folder.name}"))
+
+
+def drop_drafts(scratch: Path) -> None:
+    """Removes what processes killed while writing left behind; only while no one writes there."""
+    for draft in [*scratch.glob(".step-*.*"), *scratch.glob(".good-*.*")]:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def drop_checkpoints(scratch: Path, after: int) -> None:

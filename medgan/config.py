@@ -51,8 +51,10 @@ class GanConfig:
         ema_ramp_up: the average's half-life is at most this share of the images seen so far; 0 switches that off.
         snapshots: number of evaluation points, evenly spaced, the last one at the end.
         checkpoint_seconds: wall time between two checkpoints.
-        precision: "auto" takes bfloat16 where the hardware computes in it, "float32" and "bfloat16" force.
-        skip_limit: so many consecutive steps with non-finite losses or gradients, and the training goes back.
+        precision: "auto" takes bfloat16 where the hardware computes in it, "float32" and "bfloat16" force. What it took
+            is in generator.json; a training that goes on elsewhere keeps it.
+        skip_limit: so many consecutive steps of one phase with non-finite losses or gradients, or more than half of at
+            least so many, and the training goes back; looked for at the points of the training's curves.
         rollbacks: how often it goes back to the last good state, with half the learning rates, before it has diverged.
 
     Raises:

@@ -48,7 +48,7 @@ class Phase:
     """A unit of training.
 
     Attributes:
-        name: for messages.
+        name: of its own within an architecture; for messages, and to count its skipped steps.
         network: whose weights it updates.
         every: steps from one run to the next.
         loss: what it computes.

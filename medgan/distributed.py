@@ -5,7 +5,9 @@
 One process a GPU (NCCL), or several on a CPU (gloo). They compute what one process with the whole batch would; see
 :mod:`medgan.ranks`. The first process writes and the others only read, so all of them must see ``SCRATCH``. If one dies
 all end, with exit code 1 and one line; the same command then goes on from ``SCRATCH``, with as many processes as it is
-given. ``OUT`` is what :func:`medgan.load` opens.
+given. ``OUT`` is what :func:`medgan.load` opens; its ``generator.json`` names the dataset artifact by its digest, so
+that :class:`medgan.SyntheticDataset` and exports can tell whether it may stand beside some real data. It is no artifact
+of a store (no manifest).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -57,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with processes(given.device) as device:
             return end(run(given, device), 0)
-    except (MedaugError, ValueError) as error:  # the same in all processes: one says it
-        return end(" ".join(str(error).split()) if rank_by_launcher() == 0 else "", 2)
+    except MedaugError as error:  # it may be wrong in one process alone: each says so, the others by their names
+        line = " ".join(str(error).split())
+        return end(line if rank_by_launcher() == 0 else f"{place}: {line}", 2)
     except ranks.LostError as error:
         return end(f"{place} has lost another one ({error}); {resume}", 1)
     except StoppedError:
@@ -108,6 +112,8 @@ def run(given: argparse.Namespace, device: str) -> str:
     config = read_config(given.config)
     data = ScanDataset(given.dataset, "train")
     draft: Path = given.out.with_name(f".{given.out.name}.draft")  # whatever has the name OUT is whole
+    if ranks.first():
+        shutil.rmtree(draft, ignore_errors=True)  # of a process killed while it wrote
     shown = 0
 
     def progress(done: int, images: int) -> None:

@@ -1,4 +1,4 @@
-"""Adam and RMSProp, steps that a non-finite value cannot spoil, and the averaged generator."""
+"""Adam and RMSProp, steps that a non-finite value cannot spoil and who counts them, and the averaged generator."""
 
 from __future__ import annotations
 
@@ -105,6 +105,60 @@ def guarded_step(optimiser: GuardedOptimiser, loss: Tensor) -> Tensor:
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return bad
+
+
+class SkipCounts:
+    """One phase's skipped steps, counted on the device, so that the host need not wait.
+
+    The newest run of skips alone would not do: a phase that fails three times out of four breaks every run itself.
+    So the longest run since the last look is kept, and the share of skips, in a window and in the whole course.
+
+    Args:
+        device: where they are counted.
+
+    Attributes:
+        counts: float32 [6]: newest run; longest run since the last look; skips and steps of the window; skips and
+            steps of the course (since the start, or the newest going back).
+    """
+
+    def __init__(self, device: torch.device):
+        self.counts = torch.zeros(6, device=device)
+
+    def note(self, bad: Tensor) -> None:
+        """Counts a step; ``bad`` as :func:`guarded_step` gives it."""
+        run = (self.counts[0] + 1) * bad
+        self.counts[1] = torch.maximum(self.counts[1], run)
+        self.counts[0] = run
+        self.counts[2::2] += bad
+        self.counts[3::2] += 1
+
+    def diagnosis(self, limit: int, last: bool) -> str:
+        """What is wrong with the phase, or "".
+
+        Args:
+            limit: so many skips in a row are too many; and of so many steps or more, more than half.
+            last: whether the training is at its end, where a phase that had fewer steps is judged by all of them.
+        """
+        _, longest, recent, window, skips, steps = (int(count) for count in self.counts.tolist())
+        if longest >= limit:
+            return f"{longest} consecutive steps"
+        if window >= limit and 2 * recent > window:
+            return f"{recent} of the last {window} steps"
+        if last and 2 * skips > steps:
+            return f"{skips} of all {steps} steps"
+        return ""
+
+    def looked(self, limit: int) -> bool:
+        """After a look that found nothing wrong: begins to look for the longest run anew, and ends a full window.
+
+        Returns:
+            whether the newest step was made.
+        """
+        run, _, _, window, *_ = self.counts.tolist()
+        self.counts[1] = run
+        if window >= limit:
+            self.counts[2:4] = 0
+        return run == 0
 
 
 class GuardedBuffers:

@@ -296,12 +296,20 @@ def resolve(path: Path | str) -> Path:
 def trained_on(folder: Path) -> str:
     """Digest of the dataset artifact that a generator was trained on; "" where its folder does not say.
 
+    An artifact's manifest says it; without one, as :mod:`medgan.distributed` leaves it, the generator's card does.
+
     Args:
         folder: with the generator's card, see :func:`resolve`.
+
+    Raises:
+        MedaugError: the card is damaged.
     """
-    if not (folder / MANIFEST).is_file():
-        return ""
-    return str(Artifact.open(folder).manifest["recipe"]["inputs"].get("dataset", ""))
+    if (folder / MANIFEST).is_file():
+        return str(Artifact.open(folder).manifest["recipe"]["inputs"].get("dataset", ""))
+    try:
+        return str(json.loads((folder / CARD).read_text(encoding="utf-8")).get("dataset", ""))
+    except (ValueError, AttributeError) as error:
+        raise MedaugError(f"{folder / CARD}: damaged ({' '.join(str(error).split())}); train it again") from None
 
 
 def synthesize(

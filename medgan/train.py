@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from medgan import ranks, registry
 from medgan.architecture import Architecture
 from medgan.checkpoint import (
+    agreed_checkpoint,
     drop_checkpoints,
-    latest_checkpoint,
+    drop_drafts,
     optimiser_tensors,
-    read_state,
     restore_optimiser,
     save_checkpoint,
     write_state,
@@ -31,12 +31,12 @@ from medgan.checkpoint import (
 from medgan.config import GanConfig
 from medgan.contract import Batch, Phase
 from medgan.data import ResidentImages
-from medgan.optimise import GuardedBuffers, average, build_optimisers, ema_decay, guarded_step
+from medgan.optimise import GuardedBuffers, SkipCounts, average, build_optimisers, ema_decay, guarded_step
 from medgan.progression import Progression, TrainResult, grid
 from medgan.sample import LoadedGenerator
 from medgan.seeds import seed_of, seeded
 from pipeline.dataset import ScanDataset
-from pipeline.device import autocast, choose_device, place
+from pipeline.device import autocast, choose_device, has_bfloat16, place, resolve_precision
 from pipeline.records import LogFunction, MedaugError, Progress
 
 CURVE_POINTS = 200
@@ -72,7 +72,7 @@ def train(
         config: what to train.
         data: the training split.
         seed: of weights, order and latents.
-        scratch: checkpoints; survives a kill.
+        scratch: checkpoints, of this training alone; survives a kill.
         output: an artifact's draft folder; gets ``generator.safetensors``, ``generator.json``, ``curves.json`` and the
             full state in ``state/``; none of it depends on the clock or on interruptions.
         device: "auto", "cpu", "cuda", ...
@@ -82,28 +82,20 @@ def train(
         on_grid: at the same points: gets a picture, uint8 [rows, columns] or [rows, columns, 3], one row a class.
 
     Raises:
-        MedaugError: data that no training could use, or a batch that the processes cannot share; before any training.
+        MedaugError: data that no training could use, a batch that the processes cannot share, or a checkpoint that
+            belongs to another training or cannot be read.
     """
     registry.check(config, data.spec)
     ranks.check_shares(config)
     if len(data) == 0:
         raise MedaugError(f"{data.artifact.path}: no image to train on; expected at least one in its training split")
     trainer = Trainer(config, data, seed, choose_device(device), log)
+    if ranks.first():
+        drop_drafts(scratch)
     saved = agreed_checkpoint(scratch)
     if saved is not None:
         trainer.restore(*saved)
     return trainer.run(scratch, output, progress, on_snapshot, on_grid)
-
-
-def agreed_checkpoint(
-    scratch: Path, kind: str = "step", last: int | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """See :func:`latest_checkpoint`; of several processes the first one looks, and the others read what it found."""
-    found = latest_checkpoint(scratch, kind, last) if ranks.first() else None
-    step = ranks.told(-1 if found is None else int(found[1]["now"]["step"]))
-    if step < 0 or found is not None:
-        return found
-    return read_state(scratch / f"{kind}-{step:09d}")
 
 
 class Trainer:
@@ -115,6 +107,8 @@ class Trainer:
         self.device = device
         self.log = log
         self.spec, self.value_range = data.spec, data.value_range
+        self.dataset = data.artifact.digest
+        self.precision = resolve_precision(device, config.precision)  # "auto" may mean another on the next machine
         self.images = ResidentImages(data, seed_of(seed, "order"), device)
         self.skipped = torch.zeros((), device=device)  # steps skipped so far, those of abandoned courses too
         self.start()
@@ -133,7 +127,7 @@ class Trainer:
         self.rates = {name: float(optimiser.param_groups[0]["lr"]) for name, optimiser in self.optimisers.items()}
         self.rng = seeded(self.seed, "steps", device=device)
         self.now = Progression()
-        self.in_a_row = {name: torch.zeros((), device=device) for name in self.optimisers}  # the newest run of skips
+        self.skips = {phase.name: SkipCounts(device) for phase in self.phases}
         self.pending: dict[str, list[Tensor]] = {}  # curve values that no one has read yet
 
     # -- one step ------------------------------------------------------------------------------------------------------
@@ -155,7 +149,7 @@ class Trainer:
         """Descends one phase's loss; a step with a non-finite loss or gradient changes nothing in the networks."""
         network: nn.Module = getattr(self.architecture, phase.network)
         network.requires_grad_(True)
-        with autocast(self.device, self.config.precision):
+        with autocast(self.device, self.precision):
             loss, curves = phase.loss(batch)
         loss.backward()
         loss, curves = ranks.share(network, loss, curves)
@@ -164,7 +158,7 @@ class Trainer:
         self.architecture.after_update(phase.network)
         network.requires_grad_(False)
         self.skipped += bad
-        self.in_a_row[phase.network] = (self.in_a_row[phase.network] + bad) * bad
+        self.skips[phase.name].note(bad)
         for name, value in curves.items():
             self.pending.setdefault(name, []).append(value.detach().float())
 
@@ -208,17 +202,20 @@ class Trainer:
 
     def look(self, scratch: Path, steps: int) -> str:
         """Keeps a good state or goes back to one; why the training cannot go on, or ""."""
-        reason = self.diagnosis()
+        reason = self.diagnosis(last=self.now.step == steps)
         if reason and self.now.rollbacks < self.config.rollbacks:
             self.roll_back(scratch, reason)
             return ""
         if reason and self.now.rollbacks > 0:
             return f"{reason}; it had gone back {self.now.rollbacks} times and halved its learning rates each time"
+        if reason:
+            return reason
+        made = [counts.looked(self.config.skip_limit) for counts in self.skips.values()]
         point = self.now.step * GOOD_POINTS // steps
-        if self.now.good < point < GOOD_POINTS and not any(int(count) for count in self.in_a_row.values()):
+        if self.now.good < point < GOOD_POINTS and all(made):
             self.now.good = point
             self.save(scratch, kind="good")
-        return reason
+        return ""
 
     def roll_back(self, scratch: Path, reason: str) -> None:
         """Back to the newest good state (or to the start, if there is none), with half the learning rates.
@@ -237,7 +234,7 @@ class Trainer:
         events = [*failed.curves.get("rollback", []), (float(failed.images_seen), float(count))]
         self.now.rollbacks, self.now.seconds, self.now.curves["rollback"] = count, failed.seconds, events
         self.skipped = skipped
-        self.in_a_row = {name: torch.zeros_like(run) for name, run in self.in_a_row.items()}
+        self.skips = {name: SkipCounts(self.device) for name in self.skips}
         self.set_rates()
         self.log({"rollback": float(count)}, failed.images_seen)
         logger.warning("%s; going back to %d images with half the learning rates", reason, self.now.images_seen)
@@ -251,13 +248,14 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = self.rates[name] * 0.5**self.now.rollbacks
 
-    def diagnosis(self) -> str:
-        """Why the training cannot go on, or ""."""
-        for name, count in self.in_a_row.items():
-            if int(count) >= self.config.skip_limit:
+    def diagnosis(self, last: bool) -> str:
+        """Why the training cannot go on, or ""; ``last``: it is at its end."""
+        for name, counts in self.skips.items():
+            found = counts.diagnosis(self.config.skip_limit, last)
+            if found:
                 return (
-                    f"non-finite losses or gradients in {int(count)} consecutive steps of the {name} "
-                    f"({int(self.skipped)} of both networks in all), after {self.now.images_seen} images"
+                    f"non-finite losses or gradients in {found} of the phase {name!r} "
+                    f"({int(self.skipped)} of all phases in all), after {self.now.images_seen} images"
                 )
         return ""
 
@@ -306,7 +304,15 @@ class Trainer:
         if not ranks.first():
             return result
         self.loaded().save(
-            output, seed=self.seed, status=status, reason=reason, images_seen=now.images_seen, parameters=parameters
+            output,
+            dataset=self.dataset,
+            precision=self.precision,
+            device=self.device.type,
+            seed=self.seed,
+            status=status,
+            reason=reason,
+            images_seen=now.images_seen,
+            parameters=parameters,
         )
         (output / "curves.json").write_text(json.dumps(now.curves, allow_nan=False, sort_keys=True), encoding="utf-8")
         tensors, state = self.state()
@@ -328,22 +334,41 @@ class Trainer:
         for name, optimiser in self.optimisers.items():
             tensors |= optimiser_tensors(optimiser, f"optimiser.{name}")
         tensors |= {f"pending.{name}": torch.stack(values) for name, values in self.pending.items()}
-        tensors |= {f"in_a_row.{name}": count for name, count in self.in_a_row.items()}
+        tensors |= {f"skips.{name}": skips.counts for name, skips in self.skips.items()}
         tensors |= {"rng": self.rng.get_state(), "skipped": self.skipped}
         now, config = dataclasses.asdict(self.now), dataclasses.asdict(self.config)
-        return tensors, {"seed": self.seed, "now": now, "config": config}
+        made = {"seed": self.seed, "dataset": self.dataset, "precision": self.precision, "device": self.device.type}
+        return tensors, {**made, "now": now, "config": config}
+
+    def keep_precision(self, begun: str) -> None:
+        """Goes on in the precision that the training began in, whatever "auto" means on this machine."""
+        if begun == self.precision:
+            return
+        if begun == "bfloat16" and not has_bfloat16(self.device.type):
+            raise MedaugError(
+                f"checkpoint: made in bfloat16, in which this machine's {self.device.type} does not compute; "
+                "go on where it does, or begin anew in another scratch folder"
+            )
+        logger.warning("precision auto is %s here; goes on in %s, in which it began", self.precision, begun)
+        self.precision = begun
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Goes on where :meth:`state` was taken.
 
         Raises:
-            MedaugError: the checkpoint belongs to another configuration or seed.
+            MedaugError: the checkpoint belongs to another dataset, configuration or seed, or was made in bfloat16,
+                which this hardware lacks.
         """
-        mine = json.loads(json.dumps({"seed": self.seed, "config": dataclasses.asdict(self.config)}))
-        if mine != {"seed": state["seed"], "config": state["config"]}:
+        config = json.loads(json.dumps(dataclasses.asdict(self.config)))
+        mine = {"dataset": self.dataset, "configuration": config, "seed": self.seed}
+        theirs = {"dataset": state.get("dataset"), "configuration": state["config"], "seed": state["seed"]}
+        other = [name for name, value in mine.items() if theirs[name] != value]
+        if other:  # another split may train on patients that this one tests on
             raise MedaugError(
-                "checkpoint: made by another configuration or seed; expected this one's; empty the folder"
+                f"checkpoint: made with another {' and '.join(other)}; expected this one's; "
+                "choose another scratch folder, or empty it"
             )
+        self.keep_precision(state["precision"])
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -356,7 +381,8 @@ class Trainer:
         self.pending = {name: list(value.to(self.device)) for name, value in part("pending.").items()}
         self.rng.set_state(tensors["rng"])
         self.skipped = tensors["skipped"].to(self.device)
-        self.in_a_row = {name: tensors[f"in_a_row.{name}"].to(self.device) for name in self.optimisers}
+        for name, skips in self.skips.items():
+            skips.counts.copy_(tensors[f"skips.{name}"])
         curves = {name: [(x, y) for x, y in points] for name, points in state["now"]["curves"].items()}
         self.now = Progression(**{**state["now"], "curves": curves})
         self.set_rates()

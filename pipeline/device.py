@@ -48,7 +48,13 @@ def has_bfloat16(kind: str) -> bool:
     return False
 
 
+def resolve_precision(device: torch.device, precision: str) -> str:
+    """The name of a precision; of "auto", that of bfloat16 where the hardware multiplies in it, else of float32."""
+    if precision == "auto":
+        return "bfloat16" if has_bfloat16(device.type) else "float32"
+    return precision
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context of a training step: bfloat16 where asked for or worth it."""
-    enabled = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device.type))
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, torch.bfloat16, enabled=resolve_precision(device, precision) == "bfloat16")

@@ -16,8 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 import medgan
-from medgan import ranks, registry
+from flows.exports.gate import find_training_data
+from medgan import SyntheticDataset, ranks, registry
+from medgan.checkpoint import agreed_checkpoint
 from medgan.distributed import main
+from medgan.sample import trained_on
 from medgan.seeds import seeded
 from pipeline.records import MedaugError
 from tests.unit.medgan_toys import scans, tiny
@@ -196,6 +199,42 @@ def test_the_shares_make_up_the_batch_and_keep_groups_whole(monkeypatch):
         mine = range(16)[rank::2]
         found |= {frozenset(mine[place] for place in range(group, 8, 2)) for group in range(2)}
     assert found == groups
+
+
+def test_its_generator_says_what_it_was_trained_on(data, tmp_path):
+    """Beside its own dataset it may stand and leave the house; beside another split's it may not."""
+    assert main(arguments(settings("cgan"), data.artifact.path, tmp_path, "out")) == 0
+    made = SyntheticDataset(tmp_path / "out", [0, 1], real=data)
+    assert made.trained_on == data.artifact.digest
+    with pytest.raises(MedaugError, match="may have seen its test patients"):
+        SyntheticDataset(tmp_path / "out", [0, 1], real=scans(tmp_path / "other", count=20))
+    training = find_training_data("out", trained_on(tmp_path / "out"), None, data.artifact.path.parent.parent)
+    assert training == data.artifact.path
+
+
+def test_wrong_input_of_another_process_names_it(data, tmp_path, capsys, monkeypatch):
+    given = arguments(settings("cgan"), data.artifact.path, tmp_path, "out")
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("medgan.distributed.rank_by_launcher", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(given) == 2
+    assert "process 1 of 2: " + str(tmp_path / "config.json") in capsys.readouterr().err
+
+
+def test_a_mistake_in_the_program_is_not_called_wrong_input(data, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ValueError("too many values to unpack")
+
+    monkeypatch.setattr("medgan.train.average", broken)
+    with pytest.raises(ValueError, match="too many values"):
+        main(arguments(settings("cgan"), data.artifact.path, tmp_path, "out"))
+
+
+def test_a_checkpoint_that_another_process_cannot_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "first", lambda: False)
+    monkeypatch.setattr(ranks, "told", lambda number: 8)  # the first process has found step 8
+    with pytest.raises(MedaugError, match=f"{tmp_path}/step-000000008: .*every process must see one folder"):
+        agreed_checkpoint(tmp_path)
 
 
 def test_wrong_input_is_one_line(data, tmp_path, capsys):

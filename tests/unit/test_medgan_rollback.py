@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from medgan.architecture import Architecture
 from medgan.checkpoint import drop_checkpoints, latest_checkpoint, save_checkpoint
+from medgan.optimise import SkipCounts
 from medgan.train import GOOD_POINTS, Trainer, train
 from tests.unit.medgan_toys import ignore, scans, tiny
 
@@ -48,7 +50,7 @@ def poison(monkeypatch):
 
 
 def config(preset="dcgan", **over):
-    return tiny(preset, images=4 * STEPS, skip_limit=2, checkpoint_seconds=0.0, **over)
+    return tiny(preset, **{"images": 4 * STEPS, "skip_limit": 2, "checkpoint_seconds": 0.0, **over})
 
 
 def fit(settings, data, folder, kill=()):
@@ -160,6 +162,66 @@ def test_twice_at_most_then_it_has_diverged(data, tmp_path, poison):
     assert contents(tmp_path / "a/out") == contents(tmp_path / "b/out")
 
 
+def counted(text):
+    """Counts after steps of which those with an x were skipped."""
+    counts = SkipCounts(torch.device("cpu"))
+    for step in text:
+        counts.note(torch.tensor(float(step == "x")))
+    return counts
+
+
+def test_runs_and_shares_of_skips_by_hand():
+    for steps, limit, last, found in [
+        ("xx..", 2, False, "2 consecutive steps"),  # the run is over, and is seen all the same
+        ("x.x.", 2, False, ""),  # half is not more than half
+        ("x.xx.x", 3, False, "4 of the last 6 steps"),
+        ("x.x", 4, False, ""),  # too few for a share
+        ("x.x", 4, True, "2 of all 3 steps"),
+    ]:
+        assert counted(steps).diagnosis(limit, last) == found, steps
+    counts = counted("..xx.x")
+    assert not counts.looked(4)
+    assert counts.counts.tolist() == [1, 1, 0, 0, 3, 6]  # the run that may go on stays
+    assert counted("xx.").looked(4)
+
+
+@pytest.mark.parametrize(("every", "limit", "found"), [(2, 5, "5 consecutive"), (16, 50, "3 of all 3")])
+def test_a_lazy_phase_that_always_fails_is_seen_between_good_steps(every, limit, found, data, tmp_path, monkeypatch):
+    r1 = Architecture.r1_loss
+
+    def broken(self, batch):
+        loss, curves = r1(self, batch)
+        return loss * float("nan"), curves
+
+    monkeypatch.setattr(Architecture, "r1_loss", broken)
+    penalty = {"regularisation": {"r1": 1.0, "r1_every": every}, "architecture": {"discriminator_norm": "none"}}
+    settings = config(skip_limit=limit, rollbacks=1, **penalty)
+    result, _ = fit(settings, data, tmp_path)
+    assert result.status == "diverged"
+    assert f"{found} steps of the phase 'r1'" in result.reason
+    assert [count for _, count in result.curves["rollback"]] == [1.0]
+
+
+@pytest.mark.parametrize("points", [4, 200])  # looks after every 10 steps, and after every one
+def test_three_steps_of_four_skipped_are_seen(points, data, tmp_path, poison, monkeypatch):
+    monkeypatch.setattr("medgan.train.CURVE_POINTS", points)
+    poison.where = lambda trainer: trainer.now.step % 4 > 0
+    result, _ = fit(config(skip_limit=8, rollbacks=0), data, tmp_path / "most")
+    assert result.status == "diverged"
+    assert "of the phase 'discriminator'" in result.reason
+    assert result.images_seen <= 4 * 10
+    poison.where = lambda trainer: trainer.now.step % 4 == 0
+    assert fit(config(skip_limit=8, rollbacks=0), data, tmp_path / "few")[0].status == "done"
+
+
+def test_a_run_of_skips_that_is_over_at_the_look_is_seen(data, tmp_path, poison, monkeypatch):
+    monkeypatch.setattr("medgan.train.CURVE_POINTS", 4)
+    poison.where = lambda trainer: 12 <= trainer.now.step < 15
+    result, _ = fit(config(skip_limit=3, rollbacks=0), data, tmp_path)
+    assert result.status == "diverged"
+    assert "3 consecutive steps" in result.reason
+
+
 def test_none_asked_for_none_made(data, tmp_path, poison):
     poison.where = lambda trainer: trainer.now.step >= 11
     result, _ = fit(config(rollbacks=0), data, tmp_path)
@@ -195,7 +257,7 @@ def test_a_damaged_good_state_is_named_and_the_one_before_it_used(data, tmp_path
     with caplog.at_level(logging.WARNING):
         result, _ = fit(config(), data, tmp_path)
     assert result.status == "done"
-    assert "good-000000010 is damaged" in caplog.text
+    assert "good-000000010: tensors.safetensors is not what was written; it is damaged" in caplog.text
     assert "going back to 32 images" in caplog.text
 
 

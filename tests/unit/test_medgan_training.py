@@ -1,8 +1,11 @@
 """The trainer: every preset learns, resumes to the bit, survives damage, and says when it diverged."""
 
+import errno
 import json
 import logging
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,7 +148,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_it_used(data, tmp_path, 
     assert resumed.curves == straight.curves
 
 
-@pytest.mark.parametrize("damage", ["truncate", "no json", "half json", "empty folder"])
+@pytest.mark.parametrize("damage", ["truncate", "changed", "no json", "half json", "other json", "empty folder"])
 def test_kinds_of_damage(damage, tmp_path):
     for step in (1, 2):
         save_checkpoint(tmp_path, step, {"x": torch.full((3,), float(step))}, {"step": step})
@@ -154,6 +157,11 @@ def test_kinds_of_damage(damage, tmp_path):
         (newest / "tensors.safetensors").write_bytes(b"\x00" * 4)
     elif damage == "no json":
         (newest / "state.json").unlink()
+    elif damage == "changed":
+        other = tmp_path / "step-000000001/tensors.safetensors"
+        (newest / "tensors.safetensors").write_bytes(other.read_bytes())
+    elif damage == "other json":
+        (newest / "state.json").write_text("[2]")
     elif damage == "half json":
         (newest / "state.json").write_text('{"step": 2')
     else:
@@ -162,13 +170,87 @@ def test_kinds_of_damage(damage, tmp_path):
     tensors, state = latest_checkpoint(tmp_path)
     assert state == {"step": 1}
     assert tensors["x"].tolist() == [1.0, 1.0, 1.0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged-step-000000002", "step-000000001"]
+    (tmp_path / "step-000000001/state.json").unlink()
+    assert latest_checkpoint(tmp_path) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged-step-000000001"]  # one at most
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("function", ["read_text", "open"])  # the state's, the tensors'
+def test_a_checkpoint_that_cannot_be_read_now_is_no_damage(function, code, tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 1, {"x": torch.ones(3)}, {"step": 1})
+    content = contents(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def fail(self, *args, **kwargs):
+            raise OSError(code, os.strerror(code), str(self))
+
+        patch.setattr(Path, function, fail)
+        with pytest.raises(MedaugError, match=f"step-000000001: cannot be read now .{os.strerror(code)}"):
+            latest_checkpoint(tmp_path)
+    assert contents(tmp_path) == content
+    assert latest_checkpoint(tmp_path)[1] == {"step": 1}
+
+
+def test_what_a_process_killed_while_writing_left_behind_is_removed(data, tmp_path):
+    scratch = tmp_path / "scratch"
+    for name in (".step-000000003.4711", ".good-000000002.4711"):
+        (scratch / name).mkdir(parents=True)
+    (scratch / ".step-000000003.4711/tensors.safetensors").write_bytes(b"half")
+    (scratch / "timeline.json").write_text("[]")
+    fit(tiny("dcgan", checkpoint_seconds=1e9, images=8), data, tmp_path)
+    assert [path.name for path in scratch.iterdir() if path.name.startswith(".")] == []
+    assert (scratch / "timeline.json").exists()
 
 
 def test_checkpoint_of_another_configuration_is_refused(data, tmp_path):
     with pytest.raises(KilledError):
         fit(tiny("dcgan", checkpoint_seconds=0.0), data, tmp_path, progress=kill_at(8))
-    with pytest.raises(MedaugError, match="another configuration"):
+    with pytest.raises(MedaugError, match="made with another configuration;"):
         fit(tiny("dcgan", checkpoint_seconds=0.0, ema=0.5), data, tmp_path)
+
+
+def test_checkpoint_of_another_dataset_is_refused(data, tmp_path):
+    """Same form, same configuration, other images: going on would mix two splits' patients."""
+    config = tiny("dcgan", checkpoint_seconds=0.0)
+    with pytest.raises(KilledError):
+        fit(config, data, tmp_path, progress=kill_at(8))
+    with pytest.raises(MedaugError, match="made with another dataset;"):
+        fit(config, scans(tmp_path / "other", count=20), tmp_path)
+    assert fit(config, data, tmp_path).status == "done"
+
+
+def hardware(monkeypatch, bfloat16):
+    for module in ("pipeline.device", "medgan.train"):
+        monkeypatch.setattr(f"{module}.has_bfloat16", lambda kind: bfloat16)
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_what_auto_precision_was_is_written_down(bfloat16, data, tmp_path, monkeypatch):
+    hardware(monkeypatch, bfloat16)
+    fit(tiny("dcgan", precision="auto", images=8), data, tmp_path)
+    for file in ("generator.json", "state/state.json"):
+        written = json.loads((tmp_path / "out" / file).read_text())
+        assert written["precision"] == ("bfloat16" if bfloat16 else "float32")
+        assert written["device"] == "cpu"
+
+
+def test_auto_precision_is_kept_where_it_would_mean_another(data, tmp_path, monkeypatch, caplog):
+    config = tiny("dcgan", precision="auto", checkpoint_seconds=0.0)
+    hardware(monkeypatch, False)
+    straight = fit(config, data, tmp_path / "straight")
+    with pytest.raises(KilledError):
+        fit(config, data, tmp_path / "cut", progress=kill_at(8))
+    hardware(monkeypatch, True)
+    assert fit(config, data, tmp_path / "cut").curves == straight.curves
+    assert contents(tmp_path / "cut/out") == contents(tmp_path / "straight/out")
+    assert "auto is bfloat16 here; goes on in float32" in caplog.text
+    with pytest.raises(KilledError):
+        fit(config, data, tmp_path / "narrow", progress=kill_at(8))
+    hardware(monkeypatch, False)
+    with pytest.raises(MedaugError, match="made in bfloat16, in which this machine's cpu does not compute"):
+        fit(config, data, tmp_path / "narrow")
 
 
 def test_output_hooks_and_curves(data, tmp_path):
