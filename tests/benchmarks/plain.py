@@ -2,8 +2,8 @@
 
 What the benchmark divides by, and what the parity tests compare with. Weights are those of the networks themselves, so
 that :func:`use` can put a plain network in the place of the fast one inside the same trainer, and one step of both can
-be compared. Nothing but weights is taken from the layers: He's constants (gain over the root of the fan-in) are computed
-from the weights' shapes with the papers' gains, which stand here.
+be compared. Nothing but weights is taken from the layers: He's constants (gain over the root of the fan-in) are
+computed from the weights' shapes with the papers' gains, which stand here.
 """
 
 from __future__ import annotations
