@@ -152,9 +152,8 @@ class GrowingDiscriminator(Discriminator):
         if self.stddev_group:
             x = minibatch_stddev(x, self.stddev_group)
         x = F.leaky_relu(self.conv(jitter(x)), LEAK)
-        x = F.leaky_relu(
-            self.dense(jitter(x).flatten(1)), LEAK
-        )  # the 4x4 convolution: [N, F, h, w] -> [N, F·h·w] -> [N, F]
+        x = jitter(x).flatten(1)  # for the 4x4 convolution: [N, F, h, w] -> [N, F·h·w]
+        x = F.leaky_relu(self.dense(x), LEAK)  # -> [N, F]
         scores: Tensor = self.last(x)
         return scores
 

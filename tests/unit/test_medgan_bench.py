@@ -73,6 +73,7 @@ def test_interleaved_rounds_divide_whole_steps():
     assert rows["plain"]["floor_milliseconds"] == pytest.approx(floor)
 
 
+@pytest.mark.thorough
 def test_each_variant_bears_its_own_flops():
     result = paired.compare("stylegan2", 16, 4, rounds=1, widths=(64, 8))
     rows = result["variants"]
