@@ -152,7 +152,8 @@ class GrowingDiscriminator(Discriminator):
         if self.stddev_group:
             x = minibatch_stddev(x, self.stddev_group)
         x = F.leaky_relu(self.conv(jitter(x)), LEAK)
-        x = F.leaky_relu(self.dense(x.flatten(1)), LEAK)  # [N, F, h, w] -> [N, F·h·w] -> [N, F]
+        x = jitter(x).flatten(1)  # for the 4x4 convolution: [N, F, h, w] -> [N, F·h·w]
+        x = F.leaky_relu(self.dense(x), LEAK)  # -> [N, F]
         scores: Tensor = self.last(x)
         return scores
 
@@ -163,7 +164,12 @@ class GrowingDiscriminator(Discriminator):
         self.mean_logit.copy_(torch.where(torch.isfinite(moved), moved, self.mean_logit))
 
     def _jitter(self, rng: torch.Generator | None) -> Jitter:
-        """Noise of strength 0.2·max(0, d̂ − ½)² (PGGAN, appendix B): more of it, the surer the discriminator is."""
+        """Noise of strength 0.2·max(0, d̂ − ½)² (PGGAN, appendix B): more of it, the surer the discriminator is.
+
+        The formula as it stands, with a number for every value and no bound. The authors' first code differs from it in
+        three ways that go together: d is clipped to [0, 1], the strength is multiplied by the root of the number of
+        maps, and one number serves a whole map. Clipped alone, it would end at 0.05, and convolutions average that out.
+        """
         if self.jitter == 0 or rng is None:
             return lambda x: x
         strength = self.jitter * F.relu(self.mean_logit - 0.5).square()

@@ -2,7 +2,8 @@
 
 R1 and path lengths are computed in float32 whatever autocast says: R1 draws a squared gradient towards zero, where
 bfloat16's rounding would be what is left of it, and both run seldom. WGAN-GP's penalty holds a norm at one, far above
-the rounding, and is most of a step: its critic follows autocast; interpolates, gradient, norm and mean are float32.
+the rounding, and is most of a step: its critic follows autocast, and the gradient has the precision of the critic's
+layers, bfloat16 there, whatever dtype it is in; interpolates, norm and mean are computed in float32.
 """
 
 from __future__ import annotations
@@ -127,7 +128,12 @@ def path_lengths(images: Tensor, ws: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _gradient(critic: Critic, images: Tensor) -> Tensor:
-    """∇D for each image, [N, C, H, W]; differentiable. Summing logits is fair: each depends on its own image."""
+    """∇D for each image, [N, C, H, W]; differentiable; float32 in dtype, in precision what the critic computed in.
+
+    It is the gradient of the sum of logits, so that one backward pass serves all images. Where each logit depends on
+    its own image alone, that is each logit's gradient. With minibatch stddev a logit depends on its group a little, and
+    the gradient at an image has a share of the others' logits; published implementations take the sum all the same.
+    """
     images = exact(images.detach()).requires_grad_(True)
     with WithoutWeightGradients():
         logits = critic(images)

@@ -109,7 +109,7 @@ def project(
             z = torch.randn(CANDIDATES, network.latent, generator=rng).to(device)
             one = classes[torch.arange(CANDIDATES, device=device) % len(classes)]
             spread = network.mapping(z, one, generator.stage.label).std(dim=0)
-            at = network.w_average[classes].clone()
+            at = network.w_average[classes]
             if each_layer:
                 at = at.unsqueeze(1).repeat(1, network.style_layers(generator.stage), 1)
         else:

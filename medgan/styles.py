@@ -153,11 +153,11 @@ class StyleGenerator(Generator):
 
     Attributes:
         mapping: from z and class to w.
-        w_average: running mean of w for each class, float32 [classes, width]. Truncation goes towards the class's own
-            mean: towards a common one, it would pull the classes together.
+        w_moments: running means, for each class, of w and of 1, float32 [classes, width + 1]. Both start at 0, so
+            that their ratio has no share of the start; it stays a mean of w where weights are averaged, too.
     """
 
-    w_average: Tensor
+    w_moments: Tensor
 
     def __init__(
         self,
@@ -174,7 +174,15 @@ class StyleGenerator(Generator):
         self.pyramid = pyramid
         self.mapping = MappingNetwork(options, classes if condition == "embedding" else 1, bias_gain)
         self.layer_noise = LayerNoise(options, pyramid, levels)
-        self.register_buffer("w_average", torch.zeros(classes, self.mapping.width))
+        self.register_buffer("w_moments", torch.zeros(classes, self.mapping.width + 1))
+
+    @property
+    def w_average(self) -> Tensor:
+        """Mean of w for each class, float32 [classes, width]; 0 for a class that was never seen.
+
+        Truncation goes towards the class's own mean: towards a common one, it would pull the classes together.
+        """
+        return self.w_moments[:, :-1] / self.w_moments[:, -1:].clamp(min=torch.finfo(torch.float32).tiny)
 
     @abstractmethod
     def synthesis(self, ws: Tensor, stage: Stage, noise: NoiseSource | None) -> Tensor:
@@ -223,11 +231,11 @@ class StyleGenerator(Generator):
     def track_average(self, w: Tensor, labels: Tensor) -> None:
         """Moves the mean of each class in the batch towards the batch's; a class that is not in it stays."""
         rows = torch.cat([w.detach(), torch.ones_like(w[:, :1])], dim=1)  # [N, W + 1]: what is added, and how many
-        sums = rows.new_zeros(len(self.w_average), rows.shape[1]).index_add_(0, labels, rows)
-        added, count = total(sums).tensor_split([w.shape[1]], dim=1)  # [classes, W], [classes, 1]
-        moved = torch.lerp(added / count.clamp(min=1), self.w_average, W_AVERAGE_DECAY)
+        sums = total(torch.zeros_like(self.w_moments).index_add_(0, labels, rows))
+        count = sums[:, -1:]  # [classes, 1]
+        moved = torch.lerp(sums / count.clamp(min=1), self.w_moments, W_AVERAGE_DECAY)
         usable = (count > 0) & torch.isfinite(moved).all(dim=1, keepdim=True)
-        self.w_average.copy_(torch.where(usable, moved, self.w_average))
+        self.w_moments.copy_(torch.where(usable, moved, self.w_moments))
 
 
 def mix(first: Tensor, second: Tensor, probability: float, rng: torch.Generator) -> Tensor:

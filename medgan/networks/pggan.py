@@ -83,13 +83,17 @@ class Options:
 
 
 class FirstConv(Equalised):
-    """The 4x4 convolution of a 1x1 map that makes the smallest size, equalised: [N, I] -> [N, O, h, w]."""
+    """The 4x4 convolution of a 1x1 map that makes the smallest size, equalised: [N, I] -> [N, O, h, w].
+
+    Its fan-in is that of a convolution, h·w·I, though only I of the inputs are no padding: He's constant is √2/(4√I) at
+    4x4, as published.
+    """
 
     def __init__(self, inputs: int, outputs: int, height: int, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(inputs, height * width * outputs))
         self.bias = nn.Parameter(torch.empty(outputs))
-        self.scale = HE_GAIN / inputs**0.5
+        self.scale = HE_GAIN / (inputs * height * width) ** 0.5
         self.shape = (height, width, outputs)
 
     def draw_weights(self, rng: torch.Generator) -> None:

@@ -151,7 +151,8 @@ class StyleGanGenerator(StyleGenerator):
         widths = [channels_at(k, options.base_channels, options.max_channels) for k in range(pyramid.levels + 1)]
         self.shape = (widths[0], pyramid.height, pyramid.width)
         self.constant = nn.Parameter(torch.empty(1, *self.shape)) if options.constant else None
-        self.dense = None if options.constant else EqualLinear(self.mapping.width, math.prod(self.shape), HE_GAIN)
+        gain = HE_GAIN / math.sqrt(pyramid.height * pyramid.width)  # the fan-in of PGGAN's first layer
+        self.dense = None if options.constant else EqualLinear(self.mapping.width, math.prod(self.shape), gain)
         self.conv0 = nn.ModuleList(
             DoublingConv2d(widths[k], widths[k + 1], 3, gain=HE_GAIN, bias=False) for k in range(pyramid.levels)
         )

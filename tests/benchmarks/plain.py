@@ -2,12 +2,14 @@
 
 What the benchmark divides by, and what the parity tests compare with. Weights are those of the networks themselves, so
 that :func:`use` can put a plain network in the place of the fast one inside the same trainer, and one step of both can
-be compared.
+be compared. Nothing but weights is taken from the layers: He's constants (gain over the root of the fan-in) are
+computed from the weights' shapes with the papers' gains, which stand here.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import MethodType
 
 import torch
@@ -22,12 +24,17 @@ from medgan.networks.modulated import ModulatedConv2d, StyledConv, ToRgb
 from medgan.networks.pggan import PgganGenerator
 from medgan.networks.stylegan import Epilogue, StyleGanGenerator
 from medgan.networks.stylegan2 import StyleGan2Discriminator, StyleGan2Generator
+from medgan.styles import MappingNetwork, StyleGenerator
 
 ROOT2 = math.sqrt(2.0)
 
 
 def use(architecture: Architecture) -> None:
-    """Replaces the forward passes of both networks by the plain ones, and their weights' layout by NCHW."""
+    """Replaces the forward passes of both networks by the plain ones, and their weights' layout by NCHW.
+
+    Only for networks with equalised learning rate, where they have any: its constants stand in the plain ones.
+    """
+    assert getattr(architecture.options, "equalised", True), "the plain networks scale their weights"
     architecture.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     forms = {
         DcganGenerator: ("forward", dcgan_generator),
@@ -41,20 +48,24 @@ def use(architecture: Architecture) -> None:
     for network in (architecture.generator, architecture.discriminator):
         name, form = forms[type(network)]
         setattr(network, name, MethodType(form, network))
+    if isinstance(architecture.generator, StyleGenerator):
+        form = stylegan2_mapping if isinstance(architecture.generator, StyleGan2Generator) else stylegan_mapping
+        mapping, rate = architecture.generator.mapping, architecture.options.mapping_rate
+        mapping.forward = partial(form, mapping, rate)  # type: ignore[method-assign]
 
 
 # -- layers ------------------------------------------------------------------------------------------------------------
 
 
-def conv(layer: EqualConv2d, x: Tensor, padding: int | None = None, stride: int = 1) -> Tensor:
-    """He's constant, and the bias."""
-    weight, bias = layer.scaled
-    return F.conv2d(x, weight, bias, stride, layer.padding if padding is None else padding)
+def conv(layer: EqualConv2d, x: Tensor, gain: float, padding: int | None = None, stride: int = 1) -> Tensor:
+    """He's constant, gain/√(I·k·k), and the bias."""
+    weight = layer.weight * (gain / math.sqrt(layer.weight[0].numel()))
+    return F.conv2d(x, weight, layer.bias, stride, layer.weight.shape[-1] // 2 if padding is None else padding)
 
 
-def linear(layer: EqualLinear, x: Tensor) -> Tensor:
-    """He's constant, and the bias."""
-    return F.linear(x, layer.weight * layer.scale, layer.bias * layer.bias_scale)
+def linear(layer: EqualLinear, x: Tensor, gain: float, rate: float = 1.0) -> Tensor:
+    """He's constant, gain/√I, and the bias, both times the relative learning rate."""
+    return F.linear(x, layer.weight * (rate * gain / math.sqrt(layer.weight.shape[1])), layer.bias * rate)
 
 
 def lrelu(x: Tensor) -> Tensor:
@@ -132,17 +143,18 @@ def pggan_generator(net: PgganGenerator, z, labels, stage, noise) -> Tensor:
 
     x = net.embedding(pixel_norm(z), labels)
     h, w, O = net.first.shape  # noqa: E741
-    x = (x @ (net.first.weight * net.first.scale)).reshape(-1, h, w, O).permute(0, 3, 1, 2).contiguous()
+    he = ROOT2 / math.sqrt(net.first.weight.shape[0] * h * w)  # a 4x4 convolution: √2/(4√I)
+    x = (x @ (net.first.weight * he)).reshape(-1, h, w, O).permute(0, 3, 1, 2).contiguous()
     x = activated(x + net.first.bias.reshape(1, -1, 1, 1))
-    x = activated(conv(net.conv1[0], x))
+    x = activated(conv(net.conv1[0], x, ROOT2))
     below = x
     for level in range(1, stage.level + 1):
         below = x
-        x = activated(conv(net.conv0[level - 1], doubled(x)))
-        x = activated(conv(net.conv1[level], x))
-    image = conv(net.to_rgb[stage.level], x)
+        x = activated(conv(net.conv0[level - 1], doubled(x), ROOT2))
+        x = activated(conv(net.conv1[level], x, ROOT2))
+    image = conv(net.to_rgb[stage.level], x, 1.0)
     if stage.alpha < 1:
-        smaller = doubled(conv(net.to_rgb[stage.level - 1], below))
+        smaller = doubled(conv(net.to_rgb[stage.level - 1], below, 1.0))
         image = (1 - stage.alpha) * smaller + stage.alpha * image
     return image
 
@@ -150,22 +162,30 @@ def pggan_generator(net: PgganGenerator, z, labels, stage, noise) -> Tensor:
 def growing_discriminator(net: GrowingDiscriminator, images, labels, stage, rng) -> Tensor:
     """Two convolutions, then averages, at every level; with a blur before them where StyleGAN has one."""
     images = images.contiguous()
-    x = lrelu(conv(net.from_rgb[stage.level], images))
+    x = lrelu(conv(net.from_rgb[stage.level], images, ROOT2))
     for level in reversed(range(stage.level)):
         block: DiscriminatorBlock = net.blocks[level]
-        x = lrelu(conv(block.conv0, x))
+        x = lrelu(conv(block.conv0, x, ROOT2))
         if block.blur is None:
-            x = F.avg_pool2d(lrelu(conv(block.conv1, x)), 2)
+            x = F.avg_pool2d(lrelu(conv(block.conv1, x, ROOT2)), 2)
         else:
-            x = lrelu(F.avg_pool2d(conv(block.conv1, blur(x, (1.0, 2.0, 1.0), 1)), 2))
+            x = lrelu(F.avg_pool2d(conv(block.conv1, blur(x, (1.0, 2.0, 1.0), 1), ROOT2), 2))
         if level == stage.level - 1 and stage.alpha < 1:
-            smaller = lrelu(conv(net.from_rgb[level], F.avg_pool2d(images, 2)))
+            smaller = lrelu(conv(net.from_rgb[level], F.avg_pool2d(images, 2), ROOT2))
             x = (1 - stage.alpha) * smaller + stage.alpha * x
-    x = lrelu(conv(net.conv, with_stddev(x, net.stddev_group)))
-    return linear(net.last, lrelu(linear(net.dense, x.flatten(1))))
+    x = lrelu(conv(net.conv, with_stddev(x, net.stddev_group), ROOT2))
+    return linear(net.last, lrelu(linear(net.dense, x.flatten(1), ROOT2)), 1.0)
 
 
 # -- StyleGAN ----------------------------------------------------------------------------------------------------------
+
+
+def stylegan_mapping(net: MappingNetwork, rate: float, z: Tensor, labels: Tensor, label: float = 1.0) -> Tensor:
+    """z, normalised, and the class through fully connected layers."""
+    x = net.embedding(pixel_norm(z), labels, label)
+    for layer in net.layers:
+        x = lrelu(linear(layer, x, ROOT2, rate))
+    return x
 
 
 def epilogue(layer: Epilogue, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
@@ -174,7 +194,7 @@ def epilogue(layer: Epilogue, x: Tensor, w: Tensor, noise: Tensor | None) -> Ten
     if noise is not None:
         x = x + layer.noise_scale * noise
     x = lrelu(x)
-    scale, bias = linear(layer.style, w)[:, :, None, None].chunk(2, dim=1)
+    scale, bias = linear(layer.style, w, 1.0)[:, :, None, None].chunk(2, dim=1)
     mean = x.mean(dim=(2, 3), keepdim=True)
     variance = x.var(dim=(2, 3), unbiased=False, keepdim=True)
     return (scale + 1) * (x - mean) / (variance + 1e-8).sqrt() + bias
@@ -186,16 +206,20 @@ def stylegan_synthesis(net: StyleGanGenerator, ws, stage, noise) -> Tensor:
     def styled(x: Tensor, layer: int) -> Tensor:
         return epilogue(net.epilogues[layer], x, ws[:, layer], net.layer_noise.pick(layer, noise))
 
-    x = styled(net.constant.repeat(len(ws), 1, 1, 1), 0)
-    x = styled(conv(net.conv1[0], x), 1)
+    if net.dense is None:
+        x = net.constant.repeat(len(ws), 1, 1, 1)
+    else:  # a 4x4 convolution of w as a 1x1 map: √2/(4√I)
+        x = linear(net.dense, ws[:, 0], ROOT2 / math.sqrt(net.shape[1] * net.shape[2])).reshape(-1, *net.shape)
+    x = styled(x, 0)
+    x = styled(conv(net.conv1[0], x, ROOT2), 1)
     below = x
     for level in range(1, stage.level + 1):
         below = x
-        x = styled(blur(conv(net.conv0[level - 1], doubled(x)), (1.0, 2.0, 1.0), 1), 2 * level)
-        x = styled(conv(net.conv1[level], x), 2 * level + 1)
-    image = conv(net.to_rgb[stage.level], x)
+        x = styled(blur(conv(net.conv0[level - 1], doubled(x), ROOT2), (1.0, 2.0, 1.0), 1), 2 * level)
+        x = styled(conv(net.conv1[level], x, ROOT2), 2 * level + 1)
+    image = conv(net.to_rgb[stage.level], x, 1.0)
     if stage.alpha < 1:
-        smaller = doubled(conv(net.to_rgb[stage.level - 1], below))
+        smaller = doubled(conv(net.to_rgb[stage.level - 1], below, 1.0))
         image = (1 - stage.alpha) * smaller + stage.alpha * image
     return image
 
@@ -205,11 +229,19 @@ def stylegan_synthesis(net: StyleGanGenerator, ws, stage, noise) -> Tensor:
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
+def stylegan2_mapping(net: MappingNetwork, rate: float, z: Tensor, labels: Tensor, label: float = 1.0) -> Tensor:
+    """StyleGAN's, with √2 after the activation instead of in He's constant."""
+    x = net.embedding(pixel_norm(z), labels, label)
+    for layer in net.layers:
+        x = lrelu(linear(layer, x, 1.0, rate)) * ROOT2
+    return x
+
+
 def modulated(layer: ModulatedConv2d, x: Tensor, w: Tensor) -> Tensor:
     """A weight for each image, in one grouped convolution (StyleGAN2, appendix B)."""
     N, I, H, W = x.shape  # noqa: E741
-    style = linear(layer.style, w)
-    weight = layer.weight * layer.scale * style[:, None, :, None, None]  # -> [N, O, I, k, k]
+    style = linear(layer.style, w, 1.0)
+    weight = layer.weight / math.sqrt(layer.weight[0].numel()) * style[:, None, :, None, None]  # -> [N, O, I, k, k]
     if layer.demodulate:
         weight = weight * torch.rsqrt(weight.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8)
     O, k = weight.shape[1], weight.shape[-1]  # noqa: E741
@@ -253,10 +285,10 @@ def stylegan2_synthesis(net: StyleGan2Generator, ws, stage, noise) -> Tensor:
 def stylegan2_discriminator(net: StyleGan2Discriminator, images, labels, stage, rng) -> Tensor:
     """The residual discriminator."""
     assert net.form == "residual"
-    x = lrelu(conv(net.from_rgb[0], images.contiguous()))  # √2 stands in the layer's gains
+    x = lrelu(conv(net.from_rgb[0], images.contiguous(), 1.0)) * ROOT2
     for block in net.blocks:
-        y = lrelu(conv(block.conv0, x))
-        y = lrelu(conv(block.conv1, blur(y, TAPS, 2), padding=0, stride=2))
-        x = y + conv(block.shortcut, blur(x, TAPS, 1), padding=0, stride=2)
-    x = lrelu(conv(net.conv, with_stddev(x, net.stddev_group)))
-    return linear(net.last, lrelu(linear(net.dense, x.flatten(1))))
+        y = lrelu(conv(block.conv0, x, 1.0)) * ROOT2
+        y = lrelu(conv(block.conv1, blur(y, TAPS, 2), 1.0, padding=0, stride=2)) * ROOT2
+        x = (y + conv(block.shortcut, blur(x, TAPS, 1), 1.0, padding=0, stride=2)) / ROOT2
+    x = lrelu(conv(net.conv, with_stddev(x, net.stddev_group), 1.0)) * ROOT2
+    return linear(net.last, lrelu(linear(net.dense, x.flatten(1), 1.0)) * ROOT2, 1.0)

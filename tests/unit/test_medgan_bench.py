@@ -69,8 +69,32 @@ def test_interleaved_rounds_divide_whole_steps():
     assert 0 < low <= rows["fast"]["ratio_to_plain"] <= high
     assert set(rows["fast"]["cpu_milliseconds"]) == {"discriminator", "generator", "average"}
     # Halved share or doubled floor would be a lazy phase counted wrongly; DCGAN has none, so the floor is all FLOPs.
-    floor = sum(result["gflops_by_phase"].values()) / result["peak_gflops_per_second"]["float32"] * 1e3
+    floor = sum(rows["plain"]["gflops_by_phase"].values()) / result["peak_gflops_per_second"]["float32"] * 1e3
     assert rows["plain"]["floor_milliseconds"] == pytest.approx(floor)
+
+
+@pytest.mark.thorough
+def test_each_variant_bears_its_own_flops():
+    result = paired.compare("stylegan2", 16, 4, rounds=1, widths=(64, 8))
+    rows = result["variants"]
+    gflops = {variant: row["gflops_by_phase"] for variant, row in rows.items()}
+    assert gflops["fast"] == pytest.approx(gflops["float32"])
+    assert gflops["plain"]["generator"] > gflops["float32"]["generator"]  # it multiplies the zeros between pixels
+    for variant in ("plain", "float32"):
+        step = sum(gflops[variant][name] / every for name, every in zip(gflops["plain"], (1, 16, 1, 4), strict=True))
+        assert list(gflops[variant]) == ["discriminator", "r1", "generator", "path_length"]
+        floor = step / result["peak_gflops_per_second"]["float32"] * 1e3
+        assert rows[variant]["floor_milliseconds"] == pytest.approx(floor)
+
+
+def test_the_quality_gate_is_on_paired_differences():
+    """Seeds that differ far more than the precisions do; the interval is that of a t-test of pairs, by hand."""
+    verdict = quality.judge([10.0, 20.0, 30.0], [11.0, 22.0, 33.0])
+    half = 4.303 * 1.0 / 3**0.5  # differences 1, 2, 3
+    assert verdict["difference_interval"] == pytest.approx([2.0 - half, 2.0 + half])
+    assert verdict["margin"] == pytest.approx(4.0)
+    assert not verdict["within"]  # 4.48 is beyond it, though all of it lies between float32's own seeds
+    assert quality.judge([10.0, 20.0, 30.0], [10.1, 20.2, 30.3])["within"]
 
 
 @pytest.mark.thorough
@@ -78,8 +102,8 @@ def test_quality_of_both_precisions_over_seeds(tmp_path):
     file = tmp_path / "quality.json"
     assert quality.main(["dcgan", "--seeds", "2", "--images", "32", "--json", str(file)]) == 0
     (row,) = json.loads(file.read_text())
-    low, high = row["float32_interval"]
-    assert (low + high) / 2 == pytest.approx(sum(row["float32"]) / 2)
-    assert (high - low) / 2 == pytest.approx(12.706 * abs(row["float32"][0] - row["float32"][1]) / 2)
-    assert row["within"] == (low <= sum(row["bfloat16"]) / 2 <= high)
+    first, second = (low - high for low, high in zip(row["bfloat16"], row["float32"], strict=True))
+    low, high = row["difference_interval"]
+    assert (low + high) / 2 == pytest.approx((first + second) / 2)
+    assert (high - low) / 2 == pytest.approx(12.706 * abs(first - second) / 2)
     assert len(set(row["float32"] + row["bfloat16"])) == 4  # every seed and precision is its own

@@ -316,6 +316,19 @@ def test_least_squares_pggan_has_noise_that_grows_with_the_discriminators_certai
     assert float(discriminator.mean_logit) == pytest.approx(0.9 * 1.25 + 0.1 * curves["logit.real"].item(), rel=1e-4)
 
 
+def test_the_noise_is_on_the_input_of_every_convolution_larger_than_1x1():
+    discriminator = built(tiny("pggan_lsgan"), spec()).discriminator
+    discriminator._jitter = lambda rng: lambda x: torch.full_like(x, 7.0)  # leaves its mark
+    marked = {}
+    for name, layer in discriminator.named_modules():
+        if hasattr(layer, "scale"):
+            layer.register_forward_pre_hook(lambda _, x, name=name: marked.update({name: bool((x[0] == 7.0).all())}))
+    discriminator(torch.randn(2, 1, 16, 16), torch.tensor([0, 1]), Stage(2), torch.Generator())
+    convolutions = {"blocks.0.conv0", "blocks.0.conv1", "blocks.1.conv0", "blocks.1.conv1", "conv", "dense"}
+    assert {name for name, mark in marked.items() if mark} == convolutions  # dense is the 4x4 one
+    assert marked.keys() - convolutions == {"from_rgb.2", "last"}
+
+
 def test_drift_and_cross_entropy_use_no_other_outputs():
     scores = torch.randn(4, 3)
     architecture = built(small("dcgan", "bce", conditioning={"discriminator": "auxiliary"}), spec())

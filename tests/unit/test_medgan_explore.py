@@ -32,7 +32,7 @@ def generator(preset, height=16, width=24, channels=1, stage=None, **over):
     if preset in STYLES:  # as training would have it
         for label in range(2):
             w = architecture.generator.mapping(torch.randn(500, 8, generator=rng), torch.full((500,), label))
-            architecture.generator.w_average[label] = w.mean(dim=0)
+            architecture.generator.track_average(w, torch.full((500,), label))
     stage = architecture.stage_at(10**9) if stage is None else stage
     return LoadedGenerator(config, image_spec, RANGE, architecture.generator, stage, torch.device("cpu"))
 

@@ -21,9 +21,10 @@ from medgan.layers import (
     project_logits,
 )
 from medgan.networks.modulated import DoubleImage, ModulatedConv2d, StyledConv
+from medgan.networks.pggan import FirstConv
 from medgan.networks.stylegan import adaptive_instance_norm
 from medgan.networks.stylegan2 import DownBlock
-from tests.unit.medgan_toys import randomised
+from tests.unit.medgan_toys import built, randomised, spec, tiny
 
 RNG = torch.Generator().manual_seed(0)
 
@@ -93,6 +94,16 @@ def test_equalised_layers_keep_unit_variance_at_the_start():
     assert float(conv.weight.std()) == pytest.approx(1.0, rel=0.02)
     assert float(linear(normal(200, 256)).std()) == pytest.approx(1.0, rel=0.03)
     assert float(conv(normal(4, 64, 8, 8))[:, :, 1:-1, 1:-1].std()) == pytest.approx(1.0, rel=0.03)
+
+
+def test_the_first_layer_has_the_fan_in_of_a_4x4_convolution():
+    first = FirstConv(512, 64, 4, 4)
+    assert first.scale == pytest.approx(0.015625)  # √2/(4√512) = 1/64
+    first.draw_weights(RNG)
+    y = first(normal(64, 512)).detach()
+    assert float(y.std()) == pytest.approx(math.sqrt(2) / 4, rel=0.03)
+    config = tiny("stylegan", architecture={"constant": False, "width": 8})
+    assert built(config, spec()).generator.dense.scale == pytest.approx(0.125)  # √2/(4√8)
 
 
 def test_equalised_rate_slows_the_function_not_the_parameter():

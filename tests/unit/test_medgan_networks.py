@@ -1,5 +1,6 @@
 """Every shipped preset: shapes, conditioning, growing; and the papers' parameter counts."""
 
+import copy
 import dataclasses
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from medgan import GanConfig, registry
 from medgan.growing import Growth
 from medgan.layers import double, halve
+from medgan.optimise import average
 from medgan.sizes import Pyramid, Stage
 from medgan.styles import StyleGenerator, mix
 from pipeline.config import expand_preset
@@ -220,6 +222,23 @@ def test_truncation_goes_to_the_classes_own_mean(preset):
     absent = generator.w_average.clone()
     generator.track_average(w[:1], torch.tensor([0]))
     assert torch.equal(generator.w_average[1], absent[1])
+
+
+def test_the_mean_of_w_has_no_share_of_its_start():
+    """After t batches it is the mean of theirs with weights 0.995^age, for each class by itself and in the average."""
+    newest = built(tiny("stylegan2"), spec()).generator
+    averaged = copy.deepcopy(newest)
+    for value, label in ((2.0, 0), (5.0, 0), (3.0, 1)):
+        newest.track_average(torch.full((1, 8), value), torch.tensor([label]))
+        average(averaged, newest, 0.999)
+    both = (2.0 * 0.995 + 5.0) / 1.995
+    torch.testing.assert_close(newest.w_average, torch.tensor([[both], [3.0]]).expand(2, 8))
+    ws = newest.truncate(torch.randn(1, 8), torch.tensor([1]), Stage(2), 0.0)
+    torch.testing.assert_close(ws, torch.full_like(ws, 3.0))  # seen once
+    # 2 counts 0.995^0 + 0.995 + 0.995 times 0.999^(2, 1, 0) in the averaged network, 5 as often as it was there.
+    twos, fives = 0.999**2 + 0.995 * 0.999 + 0.995, 0.999 + 1
+    mean = (2 * twos + 5 * fives) / (twos + fives)
+    torch.testing.assert_close(averaged.w_average, torch.tensor([[mean], [3.0]]).expand(2, 8))
 
 
 def test_stylegan_truncates_the_layers_up_to_32_pixels():

@@ -13,12 +13,14 @@ from tests.unit.medgan_toys import built, randomised, spec, tiny
 LABELS = torch.tensor([0, 1, 1, 0])
 CONVOLUTIONAL = ["dcgan", "wgan_gp", "pggan", "stylegan", "stylegan2", "stylegan2_ada"]
 STAGES = {"pggan": [Stage(0), Stage(2), Stage(2, 0.3)], "stylegan": [Stage(1), Stage(2), Stage(2, 0.3)]}
+SWITCHED = {"stylegan without its constant": ("stylegan", {"constant": False})}
 
 
-@pytest.mark.parametrize("preset", CONVOLUTIONAL)
+@pytest.mark.parametrize("preset", [*CONVOLUTIONAL, *SWITCHED])
 @pytest.mark.parametrize(("height", "width", "channels"), [(16, 16, 1), (16, 24, 3)])
 def test_images_and_logits(preset, height, width, channels):
-    fast = randomised(built(tiny(preset), spec(height, width, channels))).double()
+    preset, switch = SWITCHED.get(preset, (preset, {}))
+    fast = randomised(built(tiny(preset, architecture=switch), spec(height, width, channels))).double()
     for parameter in fast.parameters():
         parameter.data.mul_(0.3)
     slow = copy.deepcopy(fast)

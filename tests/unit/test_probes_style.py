@@ -237,7 +237,7 @@ def test_features_of_truncated_images_are_those_of_the_same_latents():
     matrix = torch.linalg.qr(torch.randn(1024, LATENT, generator=torch.Generator().manual_seed(0)))[0] * 0.2
     render, extractor = factors_of(matrix)
     gan = toy(render)
-    gan.network.w_average.fill_(0.5)
+    gan.network.track_average(torch.full((1, LATENT), 0.5), torch.tensor([0]))
     labels = torch.zeros(60, dtype=torch.int64)
     zero, half, whole = truncation.truncated_features(gan, extractor, labels, (0.0, 0.5, 1.0)).float()
     torch.testing.assert_close(whole, explore.points(gan, labels), rtol=1e-3, atol=1e-3)
