@@ -19,7 +19,15 @@ from pipeline.dataset import IMAGES, ScanDataset, write_index
 from pipeline.records import MedaugError
 from pipeline.store import Artifact, Draft, Recipe, code_version
 
-CODE = ("flows.filters", "classifiers.trained", "classifiers.networks", "medgan.metrics", "pipeline.dataset")
+CODE = (
+    "flows.filters",
+    "classifiers.trained",
+    "classifiers.networks",
+    "medgan.metrics",
+    "pipeline.codes",
+    "pipeline.dataset",
+    "pipeline.device",
+)
 
 
 @task(name="filter", task_run_name="filter {synthetic.name} by {kind}", tags=["synthesize"], cache_policy=NO_CACHE)
