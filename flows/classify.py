@@ -38,6 +38,7 @@ TRAINING_CODE = (
     "pipeline.codes",
     "pipeline.dataset",
     "pipeline.device",
+    "pipeline.fit",
 )
 """What a trained classifier depends on, the feature extractor too."""
 CODE = (*TRAINING_CODE, "classifiers.details", "pipeline.subgroups")

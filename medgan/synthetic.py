@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Subset
 from medgan.sample import LoadedGenerator, fetch, load, resolve, trained_on
 from pipeline.codes import decode, encode
 from pipeline.dataset import ScanDataset
-from pipeline.fit import require_same_form, require_same_split
+from pipeline.fit import require_fit
 from pipeline.records import ImageSpec, MedaugError, ValueRange
 from pipeline.store import MANIFEST, Artifact
 
@@ -77,7 +77,7 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
             if labels is not None:
                 raise MedaugError(f"{path}: labels given, but a synthetic artifact has its own; expected none")
             self.labels: NDArray[np.int64] = self._scans.labels
-            self.trained_on = str(self._scans.meta.get("dataset", ""))
+            self.trained_on = self._scans.trained_on
         else:
             self.folder = resolve(self.folder)
             if labels is None:
@@ -88,8 +88,7 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
             self._chunk = generator.batch  # images drawn together, here and in every worker
             self.trained_on = trained_on(self.folder)
         if real is not None:
-            require_same_form(str(path), real, self)
-            require_same_split(str(path), real, self)
+            require_fit(str(path), real, self if self._scans is None else self._scans)
 
     @property
     def spec(self) -> ImageSpec:

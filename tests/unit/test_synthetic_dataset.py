@@ -143,6 +143,15 @@ def test_a_generator_of_another_split_is_refused_as_a_leak(tmp_path):
             SyntheticDataset(drawn(tmp_path / said, folder, dataset), real=real)
 
 
+def test_an_image_of_the_sealed_test_set_is_refused(tmp_path):
+    real = scans(tmp_path)
+    fake = drawn(tmp_path, saved(tmp_path, real.artifact.digest), real.artifact.digest)
+    sealed = changed(real, test_hashes=[ScanDataset(fake).hashes[3].decode()])
+    SyntheticDataset(fake, real=real)
+    with pytest.raises(MedaugError, match=r"1 image\(s\) of the sealed test set"):
+        SyntheticDataset(fake, real=sealed)
+
+
 def changed(real, **meta):
     """A copy of the dataset's view that claims another form."""
     data = ScanDataset(real.artifact.path, "train")
