@@ -40,6 +40,7 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         device: where a generator runs: "cpu", "cuda", "auto", ...
         real: the data that the images will stand beside; classes, size and unit have to be the same, and the generator
             has to be trained on this very dataset, since one trained on another split may have seen test patients.
+            Without it nothing of this is checked: only ``real`` refuses a leak.
 
     Raises:
         MedaugError: neither kind of artifact, labels missing or out of place, or not fit to stand beside ``real``.
@@ -155,7 +156,10 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         if not 0 <= share <= 1:
             raise MedaugError(f"share {share}: expected 0 to 1, the part of the images drawn that is synthetic")
         classes = len(self.spec.classes)
-        sides = [(np.asarray(labels, np.int64), 1.0 - share), (self.labels, share)]
+        given = np.asarray(labels)
+        if len(given) and not np.issubdtype(given.dtype, np.integer):
+            raise MedaugError(f"labels of type {given.dtype}: expected whole numbers, the classes' indices")
+        sides = [(given.astype(np.int64), 1.0 - share), (self.labels, share)]
         weights = []
         for name, (side, part) in zip(("real", "synthetic"), sides, strict=True):
             if len(side) and not 0 <= side.min() <= side.max() < classes:
