@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -42,6 +44,8 @@ TRANSFORMS: dict[str, frozenset[str]] = {
 
 MIRRORS = ("RandFlipd", "RandRotate90d")
 """What turns left into right, or stands a patient on the head."""
+UPRIGHT = 45.0
+"""Degrees from which what was above lies rather beside."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,15 @@ class Augmentation:
     draw; every range is uniform and symmetric (zoom and gamma: symmetric in the logarithm).
 
     Attributes:
-        rotation: degrees, at most.
+        rotation: degrees, at most; below 45 where ``laterality`` holds.
         shift: fraction of the image's side, at most.
         zoom: factor, at most 1 + zoom, at least 1 / (1 + zoom).
         gamma: exponent of the contrast curve, at most 1 + gamma, at least 1 / (1 + gamma).
         noise: standard deviation of additive Gaussian noise at most, on the [-1, 1] scale.
         mirror: whether to flip left and right in half of the draws.
         laterality: whether left and right, up and down carry meaning: heart, liver and a marker's side do. Then
-            nothing that mirrors is allowed.
+            nothing is allowed that mirrors (flips, scales of -1 and below, shears of 1 and above) or turns by 45 degrees
+            or more.
         transforms: in this order, instead of the ranges.
     """
 
@@ -104,12 +109,37 @@ class Augmentation:
             value = getattr(self, name)
             if not 0.0 <= value <= limit:
                 raise MedaugError(f"augmentation.{name}: {value}, expected 0 (off) to {limit:g}")
-        mirrors = [one.name for one in self.transforms if one.name in MIRRORS] + ["mirror"] * self.mirror
-        if self.laterality and mirrors:
+        wrong = [found for one in self.transforms for found in _mirroring(one)] + ["mirror"] * self.mirror
+        wrong += [f"rotation {self.rotation:g}"] * (self.rotation >= UPRIGHT)
+        if self.laterality and wrong:
             raise MedaugError(
-                f"augmentation: {mirrors[0]} makes a wrong image where sides carry meaning; leave it out, or set "
+                f"augmentation: {wrong[0]} makes a wrong image where sides carry meaning; leave it out, or set "
                 "laterality: false if they carry none"
             )
+
+
+def _mirroring(transform: Transform) -> Iterator[str]:
+    """What of a transform can turn left into right or a patient over, in words; nothing for a harmless one."""
+    if transform.name in MIRRORS:
+        yield transform.name
+    # MONAI's scale is 1 more than what is drawn; a shear of s and t mirrors where s·t > 1; its angles are radians.
+    for name, allowed in (
+        ("scale_range", lambda low, high: low > -1.0),
+        ("shear_range", lambda low, high: -1.0 < low and high < 1.0),
+        ("rotate_range", lambda low, high: -math.radians(UPRIGHT) < low and high < math.radians(UPRIGHT)),
+        ("range_x", lambda low, high: -math.radians(UPRIGHT) < low and high < math.radians(UPRIGHT)),
+    ):
+        value = transform.parameters.get(name, 0.0)
+        if not all(allowed(low, high) for low, high in _spans(value)):
+            yield f"{transform.name}'s {name} {value}"
+
+
+def _spans(value: Any) -> Iterator[tuple[float, float]]:
+    """The ranges that MONAI draws from: a pair stands for itself, a number x for (-x, x); others are MONAI's to refuse."""
+    for entry in value if isinstance(value, list | tuple) else [value]:
+        numbers = entry if isinstance(entry, list | tuple) else (entry, -entry) if isinstance(entry, int | float) else ()
+        if numbers and all(isinstance(number, int | float) for number in numbers):
+            yield min(numbers), max(numbers)
 
 
 @dataclass(frozen=True)
