@@ -46,6 +46,13 @@ MIRRORS = ("RandFlipd", "RandRotate90d")
 """What turns left into right, or stands a patient on the head."""
 UPRIGHT = 45.0
 """Degrees from which what was above lies rather beside."""
+HARMLESS: dict[str, tuple[float, float]] = {
+    "scale_range": (-1.0, math.inf),  # MONAI adds 1: from -1 on nothing or the mirror image is left
+    "shear_range": (-1.0, 1.0),  # shears of s and t mirror where s·t > 1
+    "rotate_range": (-math.radians(UPRIGHT), math.radians(UPRIGHT)),
+    "range_x": (-math.radians(UPRIGHT), math.radians(UPRIGHT)),
+}
+"""Parameter of a transform → between which values it neither mirrors nor turns a patient over; angles in radians."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,8 @@ class Augmentation:
         noise: standard deviation of additive Gaussian noise at most, on the [-1, 1] scale.
         mirror: whether to flip left and right in half of the draws.
         laterality: whether left and right, up and down carry meaning: heart, liver and a marker's side do. Then
-            nothing is allowed that mirrors (flips, scales of -1 and below, shears of 1 and above) or turns by 45 degrees
-            or more.
+            nothing is allowed that mirrors (flips, scales of -1 and below, shears of 1 and above) or turns by 45
+            degrees or more.
         transforms: in this order, instead of the ranges.
     """
 
@@ -122,24 +129,19 @@ def _mirroring(transform: Transform) -> Iterator[str]:
     """What of a transform can turn left into right or a patient over, in words; nothing for a harmless one."""
     if transform.name in MIRRORS:
         yield transform.name
-    # MONAI's scale is 1 more than what is drawn; a shear of s and t mirrors where s·t > 1; its angles are radians.
-    for name, allowed in (
-        ("scale_range", lambda low, high: low > -1.0),
-        ("shear_range", lambda low, high: -1.0 < low and high < 1.0),
-        ("rotate_range", lambda low, high: -math.radians(UPRIGHT) < low and high < math.radians(UPRIGHT)),
-        ("range_x", lambda low, high: -math.radians(UPRIGHT) < low and high < math.radians(UPRIGHT)),
-    ):
+    for name, (lowest, highest) in HARMLESS.items():
         value = transform.parameters.get(name, 0.0)
-        if not all(allowed(low, high) for low, high in _spans(value)):
+        if not all(lowest < low and high < highest for low, high in _spans(value)):
             yield f"{transform.name}'s {name} {value}"
 
 
 def _spans(value: Any) -> Iterator[tuple[float, float]]:
-    """The ranges that MONAI draws from: a pair stands for itself, a number x for (-x, x); others are MONAI's to refuse."""
+    """What MONAI draws from: a pair is a range, a number x stands for (-x, x); all else is MONAI's to refuse."""
     for entry in value if isinstance(value, list | tuple) else [value]:
-        numbers = entry if isinstance(entry, list | tuple) else (entry, -entry) if isinstance(entry, int | float) else ()
+        numbers = entry if isinstance(entry, list | tuple) else [entry]
         if numbers and all(isinstance(number, int | float) for number in numbers):
-            yield min(numbers), max(numbers)
+            ends = numbers if numbers is entry else [entry, -entry]
+            yield min(ends), max(ends)
 
 
 @dataclass(frozen=True)

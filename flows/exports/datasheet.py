@@ -141,7 +141,10 @@ def _markdown(sheet: Mapping[str, Any]) -> str:
         "",
     ]
     if sheet["scores"]:
-        lines += ["Of this set, or of one from the same generator with the same truncation, against its training images:", ""]
+        lines += [
+            "Of this set, or of one from the same generator with the same truncation, against its training images:",
+            "",
+        ]
         lines += ["| metric | value | 95 % interval | real | synthetic |", "|---|---|---|---|---|"]
         for row in sheet["scores"]:
             interval = "" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"

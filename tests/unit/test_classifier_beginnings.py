@@ -219,7 +219,9 @@ def test_such_a_range_does_mirror():
 
 def test_small_ranges_and_small_turns_are_allowed_where_sides_carry_meaning():
     small = {"rotate_range": [[-0.7, 0.7]], "scale_range": [-0.5, [-0.9, 2.0]], "shear_range": 0.2}
-    Augmentation(rotation=44.0, transforms=(Transform("RandAffined", small), Transform("RandRotated", {"range_x": 0.7})))
+    Augmentation(
+        rotation=44.0, transforms=(Transform("RandAffined", small), Transform("RandRotated", {"range_x": 0.7}))
+    )
     with pytest.raises(MedaugError, match="rotation 180 makes a wrong image"):
         Augmentation(rotation=180.0)
     Augmentation(rotation=180.0, laterality=False)
