@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from classifiers.config import Balance
 from pipeline.codes import decode
-from pipeline.dataset import ScanDataset, refuse_test_images
+from pipeline.dataset import ScanDataset
+from pipeline.fit import require_fit
 from pipeline.records import ImageSpec, MedaugError, ValueRange
 
 Arm = Literal["A", "B", "C", "D", "E"]
@@ -107,7 +108,7 @@ def build_arm(
     elif arm in ("D", "E"):
         if synthetic is None:
             raise MedaugError(f"arm {arm}: no synthetic images given; expected a generator's synthetic artifact")
-        _refuse_misfit(arm, real, synthetic, added)
+        _require_enough_that_fit(arm, real, synthetic, added)
         chosen = _draw(synthetic.labels, added, seed, repeat=False)
         images.append(torch.from_numpy(decode(synthetic.codes[synthetic.rows[chosen]])))
         labels.append(synthetic.labels[chosen])
@@ -164,42 +165,10 @@ def _draw(labels: NDArray[np.int64], wanted: NDArray[np.int64], seed: int, *, re
     return np.concatenate(drawn).astype(np.int64)
 
 
-def _refuse_misfit(arm: str, real: ScanDataset, synthetic: ScanDataset, wanted: NDArray[np.int64]) -> None:
+def _require_enough_that_fit(arm: str, real: ScanDataset, synthetic: ScanDataset, wanted: NDArray[np.int64]) -> None:
     where = f"arm {arm}: synthetic data {synthetic.artifact.path}"
-    if not synthetic.synthetic:
-        raise MedaugError(f"{where} holds real images, expected a generator's synthetic artifact")
-    ours, theirs = real.spec, synthetic.spec
-    for what, expected, found in (
-        ("classes", ours.classes, theirs.classes),
-        ("channels", ours.channels, theirs.channels),
-        ("size", f"{ours.height}x{ours.width}", f"{theirs.height}x{theirs.width}"),
-        ("value range", real.value_range, synthetic.value_range),
-    ):
-        if expected != found:
-            raise MedaugError(
-                f"{where} has {what} {found}, expected {expected} as in the real data; synthesize from a generator "
-                "trained on this dataset"
-            )
-    refuse_test_images(real.meta, synthetic.hashes, where)
-    _refuse_leak(real, synthetic, where)
-    available = np.bincount(synthetic.labels, minlength=len(ours.classes))
-    for name, have, want in zip(ours.classes, available.tolist(), wanted.tolist(), strict=True):
+    require_fit(where, real, synthetic)
+    available = np.bincount(synthetic.labels, minlength=len(real.spec.classes))
+    for name, have, want in zip(real.spec.classes, available.tolist(), wanted.tolist(), strict=True):
         if have < want:
             raise MedaugError(f"{where} has {have} images of class {name}, expected at least {want}; synthesize more")
-
-
-def _refuse_leak(real: ScanDataset, synthetic: ScanDataset, where: str) -> None:
-    """Refuses images of a generator that learnt from other patients than this split's training patients.
-
-    Another split's training patients are partly this one's test patients; a larger fraction's are patients whom this
-    fraction's real arms never see.
-    """
-    source = synthetic.meta.get("dataset")
-    if source != real.artifact.digest:
-        told = (
-            f"from the training patients of dataset {source}" if source else "from training patients it does not name"
-        )
-        raise MedaugError(
-            f"{where} was made {told}, expected those of {real.artifact.path.name} ({real.artifact.digest}): other "
-            "patients would leak into training; synthesize from a generator trained on this dataset"
-        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -42,6 +44,15 @@ TRANSFORMS: dict[str, frozenset[str]] = {
 
 MIRRORS = ("RandFlipd", "RandRotate90d")
 """What turns left into right, or stands a patient on the head."""
+UPRIGHT = 45.0
+"""Degrees from which what was above lies rather beside."""
+HARMLESS: dict[str, tuple[float, float]] = {
+    "scale_range": (-1.0, math.inf),  # MONAI adds 1: from -1 on nothing or the mirror image is left
+    "shear_range": (-1.0, 1.0),  # shears of s and t mirror where s·t > 1
+    "rotate_range": (-math.radians(UPRIGHT), math.radians(UPRIGHT)),
+    "range_x": (-math.radians(UPRIGHT), math.radians(UPRIGHT)),
+}
+"""Parameter of a transform → between which values it neither mirrors nor turns a patient over; angles in radians."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +87,15 @@ class Augmentation:
     draw; every range is uniform and symmetric (zoom and gamma: symmetric in the logarithm).
 
     Attributes:
-        rotation: degrees, at most.
+        rotation: degrees, at most; below 45 where ``laterality`` holds.
         shift: fraction of the image's side, at most.
         zoom: factor, at most 1 + zoom, at least 1 / (1 + zoom).
         gamma: exponent of the contrast curve, at most 1 + gamma, at least 1 / (1 + gamma).
         noise: standard deviation of additive Gaussian noise at most, on the [-1, 1] scale.
         mirror: whether to flip left and right in half of the draws.
         laterality: whether left and right, up and down carry meaning: heart, liver and a marker's side do. Then
-            nothing that mirrors is allowed.
+            nothing is allowed that mirrors (flips, scales of -1 and below, shears of 1 and above) or turns by 45
+            degrees or more.
         transforms: in this order, instead of the ranges.
     """
 
@@ -104,12 +116,32 @@ class Augmentation:
             value = getattr(self, name)
             if not 0.0 <= value <= limit:
                 raise MedaugError(f"augmentation.{name}: {value}, expected 0 (off) to {limit:g}")
-        mirrors = [one.name for one in self.transforms if one.name in MIRRORS] + ["mirror"] * self.mirror
-        if self.laterality and mirrors:
+        wrong = [found for one in self.transforms for found in _mirroring(one)] + ["mirror"] * self.mirror
+        wrong += [f"rotation {self.rotation:g}"] * (self.rotation >= UPRIGHT)
+        if self.laterality and wrong:
             raise MedaugError(
-                f"augmentation: {mirrors[0]} makes a wrong image where sides carry meaning; leave it out, or set "
+                f"augmentation: {wrong[0]} makes a wrong image where sides carry meaning; leave it out, or set "
                 "laterality: false if they carry none"
             )
+
+
+def _mirroring(transform: Transform) -> Iterator[str]:
+    """What of a transform can turn left into right or a patient over, in words; nothing for a harmless one."""
+    if transform.name in MIRRORS:
+        yield transform.name
+    for name, (lowest, highest) in HARMLESS.items():
+        value = transform.parameters.get(name, 0.0)
+        if not all(lowest < low and high < highest for low, high in _spans(value)):
+            yield f"{transform.name}'s {name} {value}"
+
+
+def _spans(value: Any) -> Iterator[tuple[float, float]]:
+    """What MONAI draws from: a pair is a range, a number x stands for (-x, x); all else is MONAI's to refuse."""
+    for entry in value if isinstance(value, list | tuple) else [value]:
+        numbers = entry if isinstance(entry, list | tuple) else [entry]
+        if numbers and all(isinstance(number, int | float) for number in numbers):
+            ends = numbers if numbers is entry else [entry, -entry]
+            yield min(ends), max(ends)
 
 
 @dataclass(frozen=True)

@@ -25,20 +25,23 @@ from pipeline.subgroups import read_subgroups
 
 ROWS = "rows.jsonl"
 PREDICTIONS = "predictions.npz"
-CODE = (
+TRAINING_CODE = (
     "classifiers.arms",
     "classifiers.augment",
     "classifiers.config",
-    "classifiers.details",
     "classifiers.evaluate",
     "classifiers.networks",
     "classifiers.train",
     "classifiers.trained",
     "classifiers.transforms",
     "classifiers.weights",
+    "pipeline.codes",
     "pipeline.dataset",
-    "pipeline.subgroups",
+    "pipeline.device",
+    "pipeline.fit",
 )
+"""What a trained classifier depends on, the feature extractor too."""
+CODE = (*TRAINING_CODE, "classifiers.details", "pipeline.subgroups")
 """What a cell depends on; the statistics over cells are made anew with each report."""
 
 
@@ -87,6 +90,11 @@ class Cell:
         return " ".join(part for part in parts if part)
 
 
+def weights_input(classifier: ClassifierConfig) -> dict[str, str]:
+    """The weights a classifier starts from, as a recipe's input: by what is in the file, not by its name."""
+    return {} if classifier.weights is None else {"weights": file_sha256(Path(classifier.weights))}
+
+
 @task(name="classify", task_run_name="classify {cell.title}", tags=["classify"], cache_policy=NO_CACHE)
 def classify(context: Context, dataset: Path, cell: Cell) -> Path:
     """Trains one cell and scores it on the sealed test patients.
@@ -100,11 +108,9 @@ def classify(context: Context, dataset: Path, cell: Cell) -> Path:
         The classifier artifact's folder with weights, ``predictions.npz`` and ``rows.jsonl``.
     """
     data = Artifact.open(dataset)
-    inputs = {"dataset": data.digest}
+    inputs = {"dataset": data.digest, **weights_input(cell.classifier)}
     if cell.synthetic is not None:
         inputs["synthetic"] = Artifact.open(cell.synthetic).digest
-    if cell.classifier.weights is not None:
-        inputs["weights"] = file_sha256(Path(cell.classifier.weights))
     fixed = context.config.classification.fixed
     settings = {
         "classifier": plain(cell.classifier),

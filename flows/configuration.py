@@ -30,7 +30,8 @@ class SynthesisConfig(Frozen):
     """What is drawn from each generator: its whole distribution, never truncated, since it is scored.
 
     Attributes:
-        per_class: images of each class; must cover the largest ratio of arm D.
+        per_class: images of each class; must cover the largest ratio of arm D by what filters leave ("copies": nine of
+            ten are counted on).
         dicom: how many images of each class are written as DICOM files too.
     """
 

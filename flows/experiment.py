@@ -21,7 +21,7 @@ from flows.context import Context
 from flows.devices import workers
 from flows.features import train_extractor
 from flows.fractions import prepare_grounds
-from flows.grid import check_classifiers, check_enough_synthetic, grid
+from flows.grid import check_classifiers, check_fractions, grid
 from flows.ingest import ingest_scans
 from flows.models import register_generators
 from flows.preflight import (
@@ -93,7 +93,7 @@ def check_sizes(config: ExperimentConfig, dataset: Path) -> None:
             raise MedaugError(
                 f"data: {len(data)} scans in {data.split}, expected at least {need}; add scans or change data.split"
             )
-    check_enough_synthetic(config, train)
+    check_fractions(config, train)
     check_classifiers(config, train)
 
 

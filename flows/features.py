@@ -10,11 +10,20 @@ from prefect.cache_policies import NO_CACHE
 
 from classifiers.arms import build_arm
 from classifiers.train import train_classifier
+from flows.classify import TRAINING_CODE, weights_input
+from flows.configuration import ExperimentConfig
 from flows.context import Context, plain
 from flows.devices import training_device
 from flows.progress import progress_bar
 from pipeline.dataset import ScanDataset
 from pipeline.store import Artifact, Draft, Recipe, code_version
+
+
+def extractor_recipe(config: ExperimentConfig, data: Artifact) -> Recipe:
+    """What an extractor is made from."""
+    settings: dict[str, Any] = {"classifier": plain(config.extractor), "seed": config.seed}
+    inputs = {"dataset": data.digest, **weights_input(config.extractor)}
+    return Recipe("extractor", config.extractor.name, inputs, settings, code_version(*TRAINING_CODE))
 
 
 @task(name="train feature extractor", tags=["extractor"], cache_policy=NO_CACHE)
@@ -26,18 +35,11 @@ def train_extractor(context: Context, dataset: Path) -> Path:
     """
     config = context.config
     data = Artifact.open(dataset)
-    settings: dict[str, Any] = {"classifier": plain(config.extractor), "seed": config.seed}
-    recipe = Recipe(
-        "extractor",
-        config.extractor.name,
-        {"dataset": data.digest},
-        settings,
-        code_version("classifiers", "pipeline.dataset"),
-    )
+    recipe = extractor_recipe(config, data)
     tags = {"stage": "extractor", "classifier": config.extractor.name, "classifier_seed": config.seed}
     with context.child(recipe, f"extractor {config.extractor.name}", tags) as run:
         if not run.finished:
-            run.log_params(settings)
+            run.log_params(recipe.config)
             run.log_dataset(data.path.name, data.digest, str(data.path), "training")
 
         def build(draft: Draft) -> None:

@@ -19,7 +19,18 @@ from pipeline.dataset import IMAGES, ScanDataset, write_index
 from pipeline.records import MedaugError
 from pipeline.store import Artifact, Draft, Recipe, code_version
 
-CODE = ("flows.filters", "classifiers.trained", "classifiers.networks", "medgan.metrics", "pipeline.dataset")
+COPIES_SPARED = 0.9
+"""Share of each class that is counted on to be left without copies: two checks with 20 validation images, the fewest,
+take a 21st each of what is no copy. Of a generator that copies more, less is left, and arms that need it fail."""
+CODE = (
+    "flows.filters",
+    "classifiers.trained",
+    "classifiers.networks",
+    "medgan.metrics",
+    "pipeline.codes",
+    "pipeline.dataset",
+    "pipeline.device",
+)
 
 
 @task(name="filter", task_run_name="filter {synthetic.name} by {kind}", tags=["synthesize"], cache_policy=NO_CACHE)
@@ -87,8 +98,18 @@ def best_of_each_class(score: NDArray[np.float64], labels: NDArray[np.int64], sh
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         order = members[np.argsort(-score[members], kind="stable")]
-        kept[order[: max(1, int(share * len(members)))]] = True
+        kept[order[: share_of(len(members), share)]] = True
     return kept
+
+
+def share_kept(kind: Filter, keep: float) -> float:
+    """The share of each class that is left by a filter; of "copies" a share to count on."""
+    return {"none": 1.0, "copies": COPIES_SPARED}.get(kind, keep)
+
+
+def share_of(count: int, share: float) -> int:
+    """How many of so many images a share is: rounded down, at least one."""
+    return max(1, int(share * count))
 
 
 def confidence(network: TrainedClassifier, images: torch.Tensor, labels: NDArray[np.int64]) -> NDArray[np.float64]:

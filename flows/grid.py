@@ -17,7 +17,9 @@ from classifiers.transforms import build_transforms
 from classifiers.weights import load_weights
 from flows.classify import Cell
 from flows.configuration import ExperimentConfig, Filter
+from flows.filters import share_kept, share_of
 from pipeline.dataset import ScanDataset
+from pipeline.fraction import nested_patients, refuse_absent_classes
 from pipeline.records import MedaugError
 
 Drawn = tuple[str, int, Filter]
@@ -83,26 +85,43 @@ def check_classifiers(config: ExperimentConfig, train: ScanDataset) -> None:
         build_transforms(classifier.augmentation.transforms, 0)
 
 
-def check_enough_synthetic(config: ExperimentConfig, train: ScanDataset) -> None:
-    """The synthetic sets will be large enough for the largest arm: found out before the first training.
+def check_fractions(config: ExperimentConfig, train: ScanDataset) -> None:
+    """Each fraction of the training patients will do, and enough is drawn: found out before the first training.
 
     Args:
         config: the experiment.
         train: the training split of the whole dataset.
 
     Raises:
-        MedaugError: too few; names the number that would do.
+        MedaugError: a fraction without a class, an arm that would add no image, or too few synthetic images; names the
+            number that would do.
     """
     settings = config.classification
-    if not config.classifiers or not settings.needs_gan:
+    counts = {}
+    for fraction in settings.fractions:
+        chosen = nested_patients(train.labels, train.patients, fraction, config.seed)
+        counts[fraction] = np.bincount(train.labels[chosen], minlength=len(train.spec.classes))
+        if fraction < 1.0:
+            found = zip(train.spec.classes, counts[fraction].tolist(), strict=True)
+            refuse_absent_classes(fraction, dict(found))
+    if not config.classifiers or not {"C", "D", "E"} & set(settings.arms):
         return
-    counts = np.bincount(train.labels, minlength=len(train.spec.classes))
-    sizes = list(product(settings.ratios, settings.balance)) if "D" in settings.arms else []
-    used = max((int(added_counts(counts, ratio, balance).max()) for ratio, balance in sizes), default=0)
-    share = settings.keep if {"confidence", "precision"} & set(settings.filters) else 1.0
-    need = int(np.ceil(used / share))
-    if "E" in settings.arms:
-        need = max(need, int(added_counts(counts, 1.0, "uniform").max()))
+    sizes = list(product(settings.ratios, settings.balance)) if {"C", "D"} & set(settings.arms) else []
+    used = 0  # of one class, by the largest arm D
+    for (fraction, of), (ratio, balance) in product(counts.items(), sizes):
+        added = added_counts(of, ratio, balance)
+        if added.sum() == 0:
+            raise MedaugError(
+                f"classification.ratios: {ratio:g} of the {of.sum()} training scans of fraction {fraction:g} adds no "
+                "image; set a larger ratio or fraction"
+            )
+        used = max(used, int(added.max())) if "D" in settings.arms else 0
+    share = min(share_kept(kind, settings.keep) for kind in settings.filters)
+    need = used
+    while used and share_of(need, share) < used:
+        need = max(need + 1, int(used / share))
+    if "E" in settings.arms:  # of unfiltered images
+        need = max(need, *(int(added_counts(of, 1.0, "uniform").max()) for of in counts.values()))
     if need > config.synthesis.per_class:
         kept = f", of which filters keep {share:g}" if share < 1.0 else ""
         raise MedaugError(

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -140,8 +141,9 @@ def register_generators(
 ) -> str | None:
     """Registers the generators whose images were used, under the experiment's name; the best one gets an alias.
 
-    Best is who helped classifiers most on the *validation* patients (mean endpoint of its arms D): chosen on the test
-    patients, its test figures would flatter it.
+    Best is who helped classifiers most on the *validation* patients: the mean endpoint of its arms D on all training
+    patients, over those cells that every generator with any has. Chosen on the test patients, its test figures would
+    flatter it.
 
     Args:
         context: the experiment.
@@ -150,10 +152,11 @@ def register_generators(
         cells: finished classifiers with their artifacts.
 
     Returns:
-        The best version, or None where no arm D was trained.
+        The best version, or None where no arm D was trained, or none that all generators have.
     """
     endpoint = context.config.classification.endpoint
     validation = ScanDataset(dataset, "validation")
+    helped = comparable(cells)
     runs: dict[str, dict[str, str]] = {}
     values: dict[str, float] = {}
     try:
@@ -163,13 +166,34 @@ def register_generators(
             if run_id is None:
                 continue
             runs[run_id] = {"gan": gan, "gan_seed": str(seed), "generator": generator}
-            helped = [path for cell, path in cells if cell.arm == "D" and cell.synthetic == folder]
-            if helped:
-                values[run_id] = float(np.mean([_endpoint(path, validation, endpoint) for path in helped]))
+            paths = helped.get((gan, seed))
+            if paths:
+                values[run_id] = float(np.mean([_endpoint(path, validation, endpoint) for path in paths]))
         return register(context.tracker, context.config.name, endpoint, runs, values)
     except (MlflowException, MedaugError) as error:  # a store without a registry takes nothing from the experiment
         log.warning("generators are not registered: %s", " ".join(str(error).split())[:200])
         return None
+
+
+def comparable(cells: Sequence[tuple[Cell, Path]]) -> dict[tuple[str, int], list[Path]]:
+    """The cells by which generators can be compared: arm D, all training patients, whatever the filter.
+
+    Args:
+        cells: finished classifiers with their artifacts.
+
+    Returns:
+        GAN and seed → artifacts of those cells that every generator here has, in one order; empty where they share
+        none.
+    """
+    found: dict[tuple[str, int], dict[Cell, Path]] = {}
+    for cell, path in cells:
+        if cell.arm == "D" and cell.fraction is None and cell.gan_seed is not None:
+            design = replace(cell, gan="", gan_seed=None, synthetic=None)
+            found.setdefault((cell.gan, cell.gan_seed), {})[design] = path
+    shared = [design for design in next(iter(found.values()), {}) if all(design in of for of in found.values())]
+    if found and not shared:
+        log.warning("no generator is called the best: no cell of arm D was finished for all of them")
+    return {generator: [of[design] for design in shared] for generator, of in found.items()} if shared else {}
 
 
 def _run_of(context: Context, generator: str) -> str | None:

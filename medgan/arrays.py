@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medgan.sample import fetch
 from pipeline.dataset import ScanDataset
+from pipeline.fit import require_fit
 
 
 class Arrays(NamedTuple):
@@ -27,7 +28,7 @@ class Arrays(NamedTuple):
     groups: NDArray[np.int64]
 
 
-def load_arrays(path: Path | str, split: str | None = None) -> Arrays:
+def load_arrays(path: Path | str, split: str | None = None, *, real: ScanDataset | None = None) -> Arrays:
     """Images, labels and patients of a dataset or synthetic artifact.
 
     Synthetic rows belong on the training side alone: split the real rows by ``groups`` first, then add them.
@@ -35,10 +36,14 @@ def load_arrays(path: Path | str, split: str | None = None) -> Arrays:
     Args:
         path: the artifact's folder, or an MLflow URI of one.
         split: "train", "validation", "test", or None for all.
+        real: for a synthetic artifact, the data that its rows will stand beside; see :class:`SyntheticDataset`.
+            Without it nothing is checked: only ``real`` refuses a leak.
 
     Raises:
-        MedaugError: no such artifact or split.
+        MedaugError: no such artifact or split, or not fit to stand beside ``real``.
     """
     data = ScanDataset(fetch(path), split)
+    if real is not None:
+        require_fit(str(path), real, data)
     groups = -1 - np.arange(len(data)) if data.synthetic else data.patients
     return Arrays(data.tensor().flatten(1).numpy(), data.labels, groups)

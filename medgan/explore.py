@@ -60,7 +60,7 @@ def images(
         labels: class of each.
         seed: of the noise.
         space: which one the points are of; "auto" is w where there is one, else z.
-        truncation: ψ; of points in w that are not styles yet.
+        truncation: ψ, any finite number; of points in w that are not styles yet.
         layers: how many layers truncation touches, from the coarsest; None as the network has it.
 
     Returns:
@@ -72,6 +72,8 @@ def images(
     classes, at = generator.check_labels(labels), at.to(generator.device)
     _, still = generator.draw_latents([seeded(seed, "noise")])
     plain_z = in_z(generator, space)
+    if not math.isfinite(truncation):
+        raise MedaugError(f"truncation {truncation}: expected a finite number")
     if truncation != 1.0 and not generator.has_w:
         raise MedaugError(f"truncation {truncation}: {generator.config.network} has no w to truncate; expected 1.0")
     drawn = []

@@ -78,16 +78,18 @@ class LoadedGenerator:
         Args:
             labels: class indices.
             seed: which series of images.
-            truncation: ψ of StyleGAN; 1 leaves w alone, 0 gives each class's mean image.
+            truncation: ψ of StyleGAN, 0 to 1; 1 leaves w alone, 0 gives each class's mean image.
             start: where in the series to begin.
 
         Returns:
             float32 [N, C, H, W] in [-1, 1], on the CPU.
 
         Raises:
-            MedaugError: a label out of range, or truncation of a generator without w.
+            MedaugError: a label that is no class, truncation out of range, or of a generator without w.
         """
         classes = self.check_labels(labels)
+        if not 0.0 <= truncation <= 1.0:
+            raise MedaugError(f"truncation {truncation}: expected 0 to 1 (1 leaves the images alone)")
         if truncation != 1.0 and not self.has_w:
             raise MedaugError(f"truncation {truncation}: {self.config.network} has no w to truncate; expected 1.0")
         drawn = []
@@ -131,9 +133,12 @@ class LoadedGenerator:
         """Class indices as int64 [N] on the device.
 
         Raises:
-            MedaugError: one is out of range.
+            MedaugError: one is out of range or no whole number's type.
         """
-        classes = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+        given = torch.as_tensor(labels).reshape(-1)
+        if len(given) and (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool):
+            raise MedaugError(f"labels of type {given.dtype}: expected whole numbers, the classes' indices")
+        classes = given.to(torch.int64)
         if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < len(self.spec.classes):
             raise MedaugError(
                 f"labels {int(classes.min())} to {int(classes.max())}: expected 0 to {len(self.spec.classes) - 1} "

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Subset
 from medgan.sample import LoadedGenerator, fetch, load, resolve, trained_on
 from pipeline.codes import decode, encode
 from pipeline.dataset import ScanDataset
-from pipeline.fit import require_same_form, require_same_split
+from pipeline.fit import require_fit
 from pipeline.records import ImageSpec, MedaugError, ValueRange
 from pipeline.store import MANIFEST, Artifact
 
@@ -40,6 +40,7 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         device: where a generator runs: "cpu", "cuda", "auto", ...
         real: the data that the images will stand beside; classes, size and unit have to be the same, and the generator
             has to be trained on this very dataset, since one trained on another split may have seen test patients.
+            Without it nothing of this is checked: only ``real`` refuses a leak.
 
     Raises:
         MedaugError: neither kind of artifact, labels missing or out of place, or not fit to stand beside ``real``.
@@ -77,7 +78,7 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
             if labels is not None:
                 raise MedaugError(f"{path}: labels given, but a synthetic artifact has its own; expected none")
             self.labels: NDArray[np.int64] = self._scans.labels
-            self.trained_on = str(self._scans.meta.get("dataset", ""))
+            self.trained_on = self._scans.trained_on
         else:
             self.folder = resolve(self.folder)
             if labels is None:
@@ -88,8 +89,7 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
             self._chunk = generator.batch  # images drawn together, here and in every worker
             self.trained_on = trained_on(self.folder)
         if real is not None:
-            require_same_form(str(path), real, self)
-            require_same_split(str(path), real, self)
+            require_fit(str(path), real, self if self._scans is None else self._scans)
 
     @property
     def spec(self) -> ImageSpec:
@@ -156,7 +156,10 @@ class SyntheticDataset(Dataset[dict[str, Any]]):
         if not 0 <= share <= 1:
             raise MedaugError(f"share {share}: expected 0 to 1, the part of the images drawn that is synthetic")
         classes = len(self.spec.classes)
-        sides = [(np.asarray(labels, np.int64), 1.0 - share), (self.labels, share)]
+        given = np.asarray(labels)
+        if len(given) and not np.issubdtype(given.dtype, np.integer):
+            raise MedaugError(f"labels of type {given.dtype}: expected whole numbers, the classes' indices")
+        sides = [(given.astype(np.int64), 1.0 - share), (self.labels, share)]
         weights = []
         for name, (side, part) in zip(("real", "synthetic"), sides, strict=True):
             if len(side) and not 0 <= side.min() <= side.max() < classes:

@@ -126,6 +126,11 @@ class ScanDataset(Dataset[dict[str, Any]]):
         return bool(self.meta["synthetic"])
 
     @property
+    def trained_on(self) -> str:
+        """Of synthetic images: digest of the dataset artifact their generator was trained on; "" where unknown."""
+        return str(self.meta.get("dataset") or "")
+
+    @property
     def codes(self) -> NDArray[np.uint16]:
         """The memory-mapped uint16 [N, C, H, W] of the whole artifact (all splits); see :attr:`rows`."""
         if self._images is None:  # opened late, so that spawned workers map the file themselves

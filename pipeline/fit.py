@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pipeline.dataset import ScanDataset
+from pipeline.dataset import ScanDataset, refuse_test_images
 from pipeline.records import ImageSpec, MedaugError, ValueRange
 
 
@@ -20,12 +20,33 @@ class Form(Protocol):
         """The physical values of -1 and +1."""
 
 
-class Synthetic(Protocol):
-    """Where a synthetic set comes from."""
+class Synthetic(Form, Protocol):
+    """What synthetic images look like, and where they come from."""
 
     @property
     def trained_on(self) -> str:
         """Digest of the dataset artifact its generator was trained on; "" where that is unknown."""
+
+
+def require_fit(where: str, real: ScanDataset, synthetic: Synthetic) -> None:
+    """Refuses what may not stand beside real images in a training set.
+
+    Args:
+        where: the synthetic set, for the message.
+        real: a dataset artifact.
+        synthetic: what would stand beside it.
+
+    Raises:
+        MedaugError: real images, images of another form or of a generator trained on another dataset artifact, or one
+            of the sealed test set; the last of those that are drawn already.
+    """
+    drawn = synthetic if isinstance(synthetic, ScanDataset) else None
+    if drawn is not None and not drawn.synthetic:
+        raise MedaugError(f"{where}: holds real images, expected a generator's synthetic artifact")
+    require_same_form(where, real, synthetic)
+    if drawn is not None:
+        refuse_test_images(real.meta, drawn.hashes, where)
+    require_same_split(where, real, synthetic)
 
 
 def require_same_form(where: str, real: ScanDataset, synthetic: Form) -> None:
@@ -57,7 +78,8 @@ def require_same_form(where: str, real: ScanDataset, synthetic: Form) -> None:
 def require_same_split(where: str, real: ScanDataset, synthetic: Synthetic) -> None:
     """Refuses synthetic images whose generator may have seen the patients that the real data holds back.
 
-    A dataset artifact's digest covers images, labels and split: only the same digest proves the same split.
+    A dataset artifact's digest covers images, labels and split: only the same digest proves the same split. A larger
+    fraction of the same split is refused, too: its generator has seen patients whom this fraction's arms never see.
 
     Args:
         where: the synthetic set, for the message.

@@ -64,6 +64,21 @@ def nested_patients(
     return chosen[owner]
 
 
+def refuse_absent_classes(fraction: float, counts: Mapping[str, int]) -> None:
+    """Refuses a fraction that leaves a class without a training scan.
+
+    Args:
+        fraction: of the training patients.
+        counts: class → training scans in it.
+
+    Raises:
+        MedaugError: names the classes.
+    """
+    absent = [name for name, count in counts.items() if count == 0]
+    if absent:
+        raise MedaugError(f"fraction {fraction:g}: no training scan of class {', '.join(absent)}; take a larger one")
+
+
 def take_fraction(dataset: Path, fraction: float, seed: int, store: Store) -> Artifact:
     """The dataset with a fraction of its training patients, made or found.
 
@@ -96,9 +111,7 @@ def _write(whole: ScanDataset, fraction: float, seed: int, draft: Draft) -> None
         name: {"slices": int(np.sum(labels == k)), "patients": len(np.unique(patients[labels == k]))}
         for k, name in enumerate(whole.spec.classes)
     }
-    absent = [name for name, count in counts.items() if count["slices"] == 0]
-    if absent:
-        raise MedaugError(f"fraction {fraction:g}: no training scan of class {', '.join(absent)}; take a larger one")
+    refuse_absent_classes(fraction, {name: count["slices"] for name, count in counts.items()})
     codes = np.ascontiguousarray(whole.codes[keep])
     np.save(draft.folder / IMAGES, codes)
     write_index(draft.folder, codes, whole.labels[keep].tolist(), splits[keep].tolist(), whole.patients[keep].tolist())

@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from medgan import SyntheticDataset, load_arrays
+from medgan import load_arrays
 from pipeline import ScanDataset
 
 
@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("synthetic", help="a synthetic artifact drawn by a GAN that was trained on it")
     options = parser.parse_args()
 
-    SyntheticDataset(options.synthetic, real=ScanDataset(options.dataset))  # refuses what does not fit
-    real, synthetic = load_arrays(options.dataset, "train"), load_arrays(options.synthetic)
+    real = load_arrays(options.dataset, "train")
+    synthetic = load_arrays(options.synthetic, real=ScanDataset(options.dataset))  # refuses what does not fit
     held_out = load_arrays(options.dataset, "validation")
 
     def model():

@@ -46,7 +46,7 @@ def make_datasheet(
         images: what is exported.
         making: generator, seeds and hashes, name → value.
         check: what the gate did.
-        scores: figures of sets from the same generator.
+        scores: figures of this set or of another draw, see :func:`scores_of`.
         licence: of the source data, as the user states it; "" where he does not.
         source_warnings: what the dataset's own manifest warns of.
     """
@@ -78,29 +78,38 @@ def write_datasheet(sheet: Mapping[str, Any], folder: Path) -> None:
     (folder / SHEET).write_text(_markdown(sheet), encoding="utf-8")
 
 
-def scores_of(store: Path, synthetic: str, generator: str) -> list[ResultRow]:
-    """Fidelity over all classes of this synthetic set, or else of another set from the same generator.
+def scores_of(store: Path, images: Artifact) -> list[ResultRow]:
+    """Fidelity over all classes of this synthetic set, or else of another draw from the same distribution.
+
+    That is a set from the same generator with the same truncation, neither of them filtered: figures of any other set
+    would tell nothing of this one.
 
     Args:
         store: the artifacts' folder.
-        synthetic: digest of the synthetic artifact; "" where the set is new.
-        generator: digest of the generator artifact.
+        images: the synthetic artifact.
     """
-    drawn = {}
+    alike, source = [], _distribution(images)
     for manifest in sorted((store / "synthetic").glob(f"*/{MANIFEST}")):
         artifact = Artifact.open(manifest.parent)
-        if generator and artifact.meta.get("generator") == generator:
-            drawn[artifact.digest] = set(artifact.meta["classes"])
-    wanted = [synthetic, *sorted(drawn)]
+        if source is not None and _distribution(artifact) == source:
+            alike.append(artifact.digest)
     scored = {}
     for manifest in sorted((store / "score").glob(f"*/{MANIFEST}")):
         artifact = Artifact.open(manifest.parent)
         scored[artifact.manifest["recipe"]["inputs"].get("synthetic")] = artifact.path / "rows.jsonl"
-    for digest in wanted:
-        if digest in scored and digest in drawn:
-            classes = drawn[digest]
+    for digest in (images.digest, *sorted(alike)):
+        if digest in scored:
+            classes = set(images.meta["classes"])
             return [row for row in read_rows(scored[digest]) if row.metric.rpartition(".")[2] not in classes]
     return []
+
+
+def _distribution(synthetic: Artifact) -> tuple[str, float] | None:
+    """What a set is drawn from: generator and truncation; None where that is unknown or a filter has chosen from it."""
+    meta = synthetic.meta
+    if not meta.get("generator") or "truncation" not in meta or "filter" in meta:
+        return None
+    return str(meta["generator"]), float(meta["truncation"])
 
 
 def _markdown(sheet: Mapping[str, Any]) -> str:
@@ -132,7 +141,10 @@ def _markdown(sheet: Mapping[str, Any]) -> str:
         "",
     ]
     if sheet["scores"]:
-        lines += ["Of a set drawn from this generator, against its training images:", ""]
+        lines += [
+            "Of this set, or of one from the same generator with the same truncation, against its training images:",
+            "",
+        ]
         lines += ["| metric | value | 95 % interval | real | synthetic |", "|---|---|---|---|---|"]
         for row in sheet["scores"]:
             interval = "" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}"

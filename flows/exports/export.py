@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,8 @@ def export(request: ExportRequest) -> dict[str, Any]:
         is_set = (folder / MANIFEST).is_file() and Artifact.open(folder).kind in ("synthetic", "dataset")
         drawn = _opened(request, folder) if is_set else _drawn(request, folder, store, Path(scratch))
         data = ScanDataset(drawn)
-        kept, check, training = _past_the_gate(request, data, store)
-        images = _image_set(data, kept, training)
+        rows, check, training = _past_the_gate(request, data, store)
+        images = _image_set(data, rows, training)
         meta = data.meta
         making = {
             "network": meta["gan"],
@@ -94,6 +94,9 @@ def export(request: ExportRequest) -> dict[str, Any]:
             "truncation": meta["truncation"],
             "training_data": meta.get("dataset") or "unknown",
         }
+        if "filter" in meta:
+            kept = ", ".join(f"{count} {name}" for name, count in zip(meta["classes"], meta["kept"], strict=True))
+            making |= {"filter": meta["filter"], "kept_by_the_filter": f"{kept}, of {meta['of']} drawn"}
         if training is not None:
             making["training_images"] = sum(
                 c["slices"] for c in Artifact.open(training).meta["counts"]["train"].values()
@@ -104,7 +107,7 @@ def export(request: ExportRequest) -> dict[str, Any]:
             images,
             making,
             check,
-            scores_of(store, data.artifact.digest, images.generator),
+            scores_of(store, data.artifact),
             request.licence,
             [] if training is None else Artifact.open(training).meta.get("warnings", []),
         )
@@ -181,6 +184,7 @@ def _past_the_gate(
         progress(0, 1)
         copies, check = find_copies(request.source, data, data.codes[rows], training)
         progress(1, 1)
+    check = replace(check, proven=bool(dataset))
     if copies.all():
         raise MedaugError(f"{request.source}: all {len(rows)} images are copies of training images; none is exported")
     return rows[~copies], check, training

@@ -28,6 +28,7 @@ class CopyCheck:
         expected: share of new patients' images that would pass for copies; None where nothing was checked.
         method: how a copy is told, in words, with the threshold; or why nothing was checked.
         training: digest of the dataset artifact it was compared with; "" where nothing was checked.
+        proven: whether the generator itself names that dataset; else it is the user who says so.
     """
 
     checked: bool
@@ -36,18 +37,24 @@ class CopyCheck:
     expected: float | None
     method: str
     training: str = ""
+    proven: bool = True
 
     @property
     def text(self) -> str:
         """One line for people."""
         if not self.checked:
             return f"NOT compared with the training images ({self.method})"
-        return f"{self.left_out} of {self.images} images left out as copies of training images ({self.method})"
+        text = f"{self.left_out} of {self.images} images left out as copies of training images ({self.method})"
+        unproven = (
+            f"; UNPROVEN: the generator does not name its training images, those of dataset {self.training[:12]} were "
+            "given as such"
+        )
+        return text + ("" if self.proven else unproven)
 
 
 def unchecked(images: int) -> CopyCheck:
     """What is said of a set that was let through by ``--no-copy-check``."""
-    return CopyCheck(False, images, 0, None, "--no-copy-check was given")
+    return CopyCheck(False, images, 0, None, "--no-copy-check was given", proven=False)
 
 
 def find_copies(
@@ -81,7 +88,7 @@ def find_copies(
 
 
 def find_training_data(where: str, digest: str, given: Path | None, store: Path) -> Path:
-    """The dataset artifact that a generator was trained on.
+    """The dataset artifact that a generator was trained on; where it names none, the given one on the user's word.
 
     Args:
         where: the synthetic set or its generator, for messages.

@@ -190,6 +190,43 @@ def test_senseless_augmentation_is_refused(augmentation, message):
         configuration.validate(ClassifierConfig, {"augmentation": augmentation}, "x.yaml")
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("RandAffined", {"scale_range": [[-2, -2], [0, 0]]}),
+        ("RandAffined", {"scale_range": 1.0}),
+        ("Rand2DElasticd", {"scale_range": [[0, 0.1], [-1.5, 0]]}),
+        ("RandAffined", {"rotate_range": 3.1416}),
+        ("Rand2DElasticd", {"rotate_range": [[-1.0, 0.0]]}),
+        ("RandRotated", {"range_x": [0.0, 3.1416]}),
+        ("RandRotated", {"range_x": 0.8}),
+        ("RandAffined", {"shear_range": [2.0, 2.0]}),
+        ("RandAffined", {"scale_range": float("nan")}),
+    ],
+)
+def test_no_range_mirrors_or_turns_a_patient_over_where_sides_carry_meaning(name, parameters):
+    transform = Transform(name, parameters)
+    with pytest.raises(MedaugError, match=f"{name}'s .* makes a wrong image where sides carry meaning"):
+        Augmentation(transforms=(transform,))
+    Augmentation(laterality=False, transforms=(transform,))
+
+
+def test_such_a_range_does_mirror():
+    images = torch.rand(2, 1, 8, 8)
+    flip = (Transform("RandAffined", {"prob": 1.0, "scale_range": [[-2, -2], [0, 0]]}),)
+    torch.testing.assert_close(apply_transforms(build_transforms(flip, 0), images), images.flip(-2), atol=1e-4, rtol=0)
+
+
+def test_small_ranges_and_small_turns_are_allowed_where_sides_carry_meaning():
+    small = {"rotate_range": [[-0.7, 0.7]], "scale_range": [-0.5, [-0.9, 2.0]], "shear_range": 0.2}
+    Augmentation(
+        rotation=44.0, transforms=(Transform("RandAffined", small), Transform("RandRotated", {"range_x": 0.7}))
+    )
+    with pytest.raises(MedaugError, match="rotation 180 makes a wrong image"):
+        Augmentation(rotation=180.0)
+    Augmentation(rotation=180.0, laterality=False)
+
+
 def test_mirroring_is_allowed_where_sides_carry_no_meaning():
     assert set(MIRRORS) <= set(TRANSFORMS)
     for name in MIRRORS:

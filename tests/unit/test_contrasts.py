@@ -14,7 +14,7 @@ from classifiers.config import ClassifierConfig
 from classifiers.evaluate import Predictions
 from classifiers.statistics import endpoint_of
 from flows.classify import PREDICTIONS, Cell
-from flows.configuration import ClassificationConfig, ExperimentConfig, load_experiment
+from flows.configuration import ClassificationConfig, ExperimentConfig, SynthesisConfig, load_experiment
 from flows.contrasts import (
     arm_rows,
     contrast_name,
@@ -24,10 +24,11 @@ from flows.contrasts import (
     load_runs,
     worth_rows,
 )
-from flows.grid import Ground, check_classifiers, check_enough_synthetic, grid
+from flows.filters import best_of_each_class
+from flows.grid import Ground, check_classifiers, check_fractions, grid
 from flows.registration import plan_of, planned_contrasts, registered, trained_on
 from pipeline.dataset import IMAGES, INDEX, ScanDataset
-from pipeline.fraction import take_fraction
+from pipeline.fraction import nested_patients, take_fraction
 from pipeline.records import MedaugError, ResultRow
 from pipeline.store import Artifact, Draft, Recipe, Store
 from tests.unit.classifier_scans import real_artifact
@@ -232,7 +233,7 @@ def test_too_few_synthetic_images_are_found_out_before_the_first_training(tmp_pa
     def need(per_class: int, **classification: object) -> None:
         config = configured(**classification)
         synthesis = config.synthesis.model_copy(update={"per_class": per_class})
-        check_enough_synthetic(config.model_copy(update={"synthesis": synthesis}), train)
+        check_fractions(config.model_copy(update={"synthesis": synthesis}), train)
 
     need(60, ratios=[2.0])
     with pytest.raises(MedaugError, match="set at least 60"):
@@ -244,6 +245,45 @@ def test_too_few_synthetic_images_are_found_out_before_the_first_training(tmp_pa
     with pytest.raises(MedaugError, match="set at least 42"):  # 96 images level 30, 12 and 6 up to 48
         need(41, ratios=[2.0], balance="balance")
     need(2, arms=["A", "B", "C"])
+    # Of 100 images 90 are counted on to be no copies: 60 need 67 (90 % of 66 are 59).
+    need(67, ratios=[2.0], filters=["none", "copies"])
+    with pytest.raises(MedaugError, match="set at least 67"):
+        need(66, ratios=[2.0], filters=["none", "copies"])
+    need(12, ratios=[2.0], fractions=[0.2])  # 6 of 30
+    with pytest.raises(MedaugError, match="set at least 12"):
+        need(11, ratios=[2.0], fractions=[0.2])
+
+
+@pytest.mark.parametrize("keep", [0.29, 0.07, 0.5, 0.9, 0.35])
+@pytest.mark.parametrize("used", [1, 29, 60])
+def test_what_is_said_to_be_enough_is_just_enough_for_the_filter_itself(tmp_path, keep, used):
+    train = ScanDataset(real_artifact(tmp_path).path, "train")
+    config = configured(ratios=[used / 30], filters="confidence", keep=keep)
+    with pytest.raises(MedaugError) as caught:
+        check_fractions(config.model_copy(update={"synthesis": SynthesisConfig.model_construct(per_class=0)}), train)
+    enough = int(str(caught.value).rsplit(" ", 1)[1])
+    check_fractions(config.model_copy(update={"synthesis": SynthesisConfig.model_construct(per_class=enough)}), train)
+    kept = [best_of_each_class(np.zeros(n), np.zeros(n, int), keep).sum() for n in (enough - 1, enough)]
+    assert kept[1] == used
+    assert enough == used or kept[0] < used
+
+
+def test_what_a_fraction_lacks_is_found_out_before_the_first_training(tmp_path):
+    train = ScanDataset(real_artifact(tmp_path).path, "train")
+    with pytest.raises(MedaugError, match=r"ratios: 0\.01 of the .* of fraction 0\.1 adds no image"):
+        check_fractions(configured(ratios=[0.01], fractions=[0.1, 1]), train)
+    # Patients 0 to 3 show class 0 beside a rarer one that they stand for; 4 and 5 show the rarer ones alone.
+    train.labels = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+    train.patients = np.array([0, 1, 2, 3, 0, 1, 4, 2, 3, 5])
+    for seed in range(100):
+        config = configured(fractions=[0.1, 1]).model_copy(update={"seed": seed})
+        chosen = nested_patients(train.labels, train.patients, 0.1, seed)
+        if len(np.unique(train.labels[chosen])) < 3:
+            with pytest.raises(MedaugError, match=r"fraction 0\.1: no training scan of class dark"):
+                check_fractions(config, train)
+            break
+    else:
+        pytest.fail("every fraction has every class: the test has nothing to find")
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 import medgan
+from classifiers.config import ClassifierConfig
+from flows.classify import Cell
 from flows.exports.export import ExportRequest, export
-from flows.models import BEST, log_model, register, save_model
+from flows.models import BEST, comparable, log_model, register, save_model
 from flows.tracking import Tracker
 from medgan import SyntheticDataset
 from pipeline.records import MedaugError
@@ -73,6 +75,22 @@ def test_the_same_generator_trained_again_is_no_new_version(registry):
     again = tracker.run("k2", "train", {"stage": "train"})
     for one in (run, again):
         assert register(tracker, "trial", "auroc", {one.run_id: {"generator": "abc"}}, {one.run_id: 0.5}) == "1"
+
+
+def cell(gan, seed=0, kind="copies", fraction=None, arm="D"):
+    made = Cell(arm, ClassifierConfig(), seed, 1.0, "uniform", gan, 0, kind, Path(f"{gan}-{kind}"), fraction)
+    return made, Path(made.title)
+
+
+def test_generators_are_compared_by_the_cells_that_all_of_them_have():
+    both = [cell(gan, seed) for gan in ("a", "b") for seed in (0, 1)]  # without a single unfiltered set
+    found = comparable([*both, cell("a", 2), cell("b", 0, "none"), cell("a", fraction=0.1), cell("a", arm="E")])
+    assert found == {
+        ("a", 0): [both[0][1], both[1][1]],
+        ("b", 0): [both[2][1], both[3][1]],
+    }
+    assert comparable([cell("a", 0), cell("b", 1)]) == {}
+    assert comparable([cell("a", arm="E"), cell("a", fraction=0.1)]) == {}
 
 
 @pytest.mark.parametrize(

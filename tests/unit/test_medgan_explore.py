@@ -294,3 +294,10 @@ def test_pyramid_distance_by_hand():
     # 8x8: 1/64; 4x4: (1/4)²/16
     assert pyramid_distance(a, b).item() == pytest.approx((1 / 64 + 1 / 256) / 2)
     assert pyramid_distance(a, a).item() == 0.0
+
+
+def test_a_sweep_takes_finite_truncations_alone():
+    gan = generator("stylegan2")
+    assert explore.truncation_sweep(gan, [0], (-1.0,)).isfinite().all()
+    with pytest.raises(MedaugError, match="expected a finite number"):
+        explore.truncation_sweep(gan, [0], (float("nan"),))

@@ -96,6 +96,27 @@ def test_labels_out_of_range(labels):
         generator("dcgan").sample(labels)
 
 
+@pytest.mark.parametrize("labels", [[0.9, 1.7], torch.tensor([0.0, 1.0]), torch.tensor([True, False])])
+def test_labels_that_are_no_whole_numbers(labels):
+    with pytest.raises(MedaugError, match=r"expected whole numbers"):
+        generator("dcgan").sample(labels)
+
+
+def test_labels_of_any_whole_type_name_the_same_images():
+    gan = generator("dcgan")
+    expected = gan.sample([0, 1])
+    for labels in (np.array([0, 1], np.uint8), torch.tensor([0, 1], dtype=torch.int16), [np.int64(0), np.int64(1)]):
+        assert torch.equal(gan.sample(labels), expected)
+    assert gan.sample([]).shape == (0, 1, 16, 16)
+
+
+@pytest.mark.parametrize("truncation", [float("nan"), float("inf"), -3.0, 50.0])
+@pytest.mark.parametrize("preset", ["dcgan", "stylegan2"])
+def test_truncation_out_of_range(preset, truncation):
+    with pytest.raises(MedaugError, match=r"truncation .*: expected 0 to 1"):
+        generator(preset).sample([0], truncation=truncation)
+
+
 def test_loading_what_is_no_generator(tmp_path):
     with pytest.raises(MedaugError, match="0 generators there"):
         medgan.load(tmp_path)

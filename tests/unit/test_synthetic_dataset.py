@@ -122,6 +122,8 @@ def test_weights_refuse_what_they_cannot_serve(tmp_path):
     synthetic = SyntheticDataset(saved(tmp_path), LABELS)
     with pytest.raises(MedaugError, match="labels 0 to 2: expected 0 to 1"):
         synthetic.weights([0, 2])
+    with pytest.raises(MedaugError, match="expected whole numbers"):
+        synthetic.weights([0.9, 1.7])
     with pytest.raises(MedaugError, match="asks for real images"):
         synthetic.weights([], 0.5)
 
@@ -141,6 +143,15 @@ def test_a_generator_of_another_split_is_refused_as_a_leak(tmp_path):
             SyntheticDataset(folder, LABELS, real=real)
         with pytest.raises(MedaugError, match=r"\(a leak\)"):
             SyntheticDataset(drawn(tmp_path / said, folder, dataset), real=real)
+
+
+def test_an_image_of_the_sealed_test_set_is_refused(tmp_path):
+    real = scans(tmp_path)
+    fake = drawn(tmp_path, saved(tmp_path, real.artifact.digest), real.artifact.digest)
+    sealed = changed(real, test_hashes=[ScanDataset(fake).hashes[3].decode()])
+    SyntheticDataset(fake, real=real)
+    with pytest.raises(MedaugError, match=r"1 image\(s\) of the sealed test set"):
+        SyntheticDataset(fake, real=sealed)
 
 
 def changed(real, **meta):
@@ -186,6 +197,22 @@ def test_a_truncation_that_the_generator_has_not_is_refused_at_once(tmp_path):
     generator("dcgan").save(tmp_path / "g")
     with pytest.raises(MedaugError, match="no w to truncate"):
         SyntheticDataset(tmp_path / "g", LABELS, truncation=0.5)
+
+
+@pytest.mark.parametrize("truncation", [float("nan"), float("inf"), -3.0, 50.0, 1.0001])
+def test_a_truncation_out_of_range_draws_nothing(tmp_path, truncation):
+    with pytest.raises(MedaugError, match=r"truncation .*: expected 0 to 1"):
+        SyntheticDataset(saved(tmp_path), LABELS, truncation=truncation)
+
+
+def test_arrays_stand_beside_the_real_data_alone_that_they_were_made_from(tmp_path):
+    real, other = scans(tmp_path), scans(tmp_path, count=26)
+    fake = drawn(tmp_path, saved(tmp_path, real.artifact.digest), real.artifact.digest)
+    assert len(medgan.load_arrays(fake, real=real).y) == 10
+    with pytest.raises(MedaugError, match=r"\(a leak\)"):
+        medgan.load_arrays(fake, real=other)
+    with pytest.raises(MedaugError, match="holds real images"):
+        medgan.load_arrays(real.artifact.path, real=real)
 
 
 def test_arrays_for_scikit_learn(tmp_path):

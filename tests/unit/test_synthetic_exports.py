@@ -226,6 +226,47 @@ def test_from_a_generator_it_draws_what_the_artifact_would_hold(house):
     assert len({item["image"].numpy().tobytes() for item in again}) == 6
 
 
+@pytest.mark.parametrize(("truncation", "figures"), [(None, ["kid.domain"]), (1.0, ["kid.domain"]), (0.5, [])])
+def test_figures_are_those_of_the_same_truncation(house, truncation, figures):
+    options = {"source": house["generator"].path, "per_class": 3, "copy_check": False, "form": "png"}
+    exported(house, truncation=truncation, **options)
+    data = json.loads((house["out"] / "datasheet.json").read_text())
+    assert [row["metric"] for row in data["scores"]] == figures
+
+
+def test_a_filtered_set_says_so_and_has_no_figures_of_the_unfiltered_one(house):
+    def filtered(draft):
+        whole = ScanDataset(house["synthetic"].path)
+        codes = np.ascontiguousarray(whole.codes[[0, 1, 6]])
+        np.save(draft.folder / "images.npy", codes)
+        write_index(draft.folder, codes, [0, 0, 1], [0] * 3, [-1] * 3)
+        draft.meta.update({**whole.meta, "filter": "confidence", "kept": [2, 1], "of": 12})
+
+    store = Store(house["runs"] / "artifacts")
+    source = store.get_or_create(Recipe("synthetic", "f", {}, {}, "test"), filtered).path
+    exported(house, source=source, form="png")
+    data = json.loads((house["out"] / "datasheet.json").read_text())
+    assert data["scores"] == []
+    assert data["made"]["filter"] == "confidence"
+    assert data["made"]["kept_by_the_filter"] == "2 plain, 1 contrast, of 12 drawn"
+
+
+def test_training_images_on_the_users_word_are_unproven(house):
+    def nameless(draft):
+        for name in ("images.npy", "index.npz"):
+            shutil.copy(house["synthetic"].path / name, draft.folder)
+        draft.meta.update({k: v for k, v in house["synthetic"].meta.items() if k != "dataset"})
+
+    store = Store(house["runs"] / "artifacts")
+    source = store.get_or_create(Recipe("synthetic", "n", {}, {}, "test"), nameless).path
+    result = exported(house, source=source, training=house["data"].path, form="png")
+    assert "UNPROVEN" in result["text"]
+    assert "UNPROVEN: the generator does not name its training images" in (house["out"] / "DATASHEET.md").read_text()
+    assert json.loads((house["out"] / "datasheet.json").read_text())["copies"]["proven"] is False
+    shutil.rmtree(house["out"])
+    assert "UNPROVEN" not in exported(house, form="png")["text"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
