@@ -78,7 +78,7 @@ def _duplicates(subject: Subject) -> Answer:
     found = duplicates.duplicates(real.images, synthetic.images, real.patients, seed=subject.seed)
     figures = {
         "duplicates": found.share,
-        "excess.duplicates": excess(found.share, found.expected, len(found.looked_at)),
+        "excess.duplicates": excess(found.share, found.expected, found.calibrated),
     }
     return Answer(figures, duplicates.picture(real.images, synthetic.images, found, count=5))
 
@@ -86,7 +86,7 @@ def _duplicates(subject: Subject) -> Answer:
 def _copies(subject: Subject) -> Answer:
     known, held_out, drawn = subject.training, subject.validation, subject.synthetic
     found = copies.copies(known.images, held_out.images, drawn.images, held_out.patients, seed=subject.seed)
-    figures = {"copies": found.share, "excess.copies": excess(found.share, found.expected, len(found.calibration))}
+    figures = {"copies": found.share, "excess.copies": excess(found.share, found.expected, found.calibrated)}
     if found.floor is not None:
         figures["floor.copies"] = found.floor
     return Answer(figures, copies.picture(known.images, drawn.images, found, count=5))
@@ -264,14 +264,15 @@ def _truncation(subject: Subject) -> Answer:
 def excess(share: Measured, expected: float, calibrated: int) -> Measured:
     """A share above what real scans have at the same conformal threshold.
 
-    The threshold comes from ``calibrated`` real scans, so that the share of new real scans above it is itself
-    uncertain: with the k-th highest score as the threshold it is Beta(k, calibrated + 1 − k) distributed. Both
-    uncertainties are added in quadrature, each end apart.
+    The threshold comes from real scans, so that the share of new real scans above it is itself uncertain: with the
+    k-th highest score of V independent ones as the threshold it is Beta(k, V + 1 − k) distributed. Scans of one patient
+    may all be alike, so V is taken as the number of patients. Both uncertainties are added in quadrature, each end
+    apart.
 
     Args:
         share: of synthetic scans, with its interval.
-        expected: k/(calibrated + 1), the mean of that distribution.
-        calibrated: real scans behind the threshold.
+        expected: the mean of that distribution.
+        calibrated: V, real patients behind the threshold.
     """
     assert share.low is not None
     assert share.high is not None
@@ -281,8 +282,8 @@ def excess(share: Measured, expected: float, calibrated: int) -> Measured:
     value = share.value - expected
     return Measured(
         value,
-        value - float(np.hypot(share.value - share.low, most - expected)),
-        value + float(np.hypot(share.high - share.value, expected - least)),
+        value - float(np.hypot(share.value - share.low, max(most - expected, 0.0))),
+        value + float(np.hypot(share.high - share.value, max(expected - least, 0.0))),
         share.n_real,
         share.n_synthetic,
         f"above what real scans reach; {share.note}",
