@@ -6,6 +6,7 @@ stands in :data:`medgan.limitations.PROBES`; here is how each is run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -122,7 +123,9 @@ def _conditional(subject: Subject) -> Answer:
 def worst_class(recalled: Mapping[str, Measured], classes: Sequence[str]) -> dict[str, Measured]:
     """``worst.conditional_recall``: the lowest recall of a class, as a share of what its real scans reach.
 
-    The lowest of K figures is low by chance, too: its interval is Bonferroni's, of K at once.
+    The lowest of K figures is low by chance, too: its interval is Bonferroni's, of K at once. A class without any
+    synthetic scan has 0, as a fact. Where the floor may be 0 the ratio has no upper bound of its own, and the end is
+    what a recall of 1 would be over the floor.
 
     Args:
         recalled: ``conditional_recall.<class>`` and their floors.
@@ -132,23 +135,27 @@ def worst_class(recalled: Mapping[str, Measured], classes: Sequence[str]) -> dic
         Nothing where no class has both.
     """
     ratios: dict[str, Figure] = {}
+    most: dict[str, float] = {}
     for name in classes:
         one, floor = (recalled.get(f"{prefix}conditional_recall.{name}") for prefix in ("", "floor."))
-        if one is not None and floor is not None and floor.value > 0:
+        if one is not None and one.n_synthetic == 0:
+            ratios[name], most[name] = Figure(0.0, 0.0, 0.0, 1), 0.0
+        elif one is not None and floor is not None and floor.value > 0:
             own, real = (pool([each.row("recall")]) for each in (one, floor))
-            ratios[name] = compare(own, real, "ratio")
+            ratios[name], most[name] = compare(own, real, "ratio"), 1.0 / floor.value
     if not ratios:
         return {}
     name = min(ratios, key=lambda name: ratios[name].value)
     worst, measured = ratios[name], recalled[f"conditional_recall.{name}"]
     normal = torch.special.ndtri(torch.tensor([1 - 0.025 / len(ratios), 0.975], dtype=torch.float64))
     wider = float(normal[0] / normal[1])
+    high = worst.value + wider * (worst.high - worst.value)
     note = f"{name}, the lowest of {len(ratios)} classes (Bonferroni); recall over its real-against-real floor"
     return {
         "worst.conditional_recall": Measured(
             worst.value,
             max(worst.value - wider * (worst.value - worst.low), 0.0),
-            worst.value + wider * (worst.high - worst.value),
+            high if math.isfinite(high) else most[name],
             measured.n_real,
             measured.n_synthetic,
             note,
