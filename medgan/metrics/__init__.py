@@ -63,13 +63,13 @@ def fidelity(
     draw behind the overall ratio has nearly the real class mix.
 
     Recall and coverage depend on n as well: of N real images and M equally distributed synthetic ones about
-    1 − (N/(N + M))^k are covered (Naeem et al. 2020, section 3.2, for large sets), so that they are to be compared at one
-    n only. ``floor_ratio.recall`` and ``floor_ratio.coverage`` do, over the same draws as FID's; their plain figures
+    1 − (N/(N + M))^k are covered (Naeem et al. 2020, section 3.2, for large sets), so that they are to be compared
+    at one n only. ``floor_ratio.recall`` and ``floor_ratio.coverage`` do, over the same draws as FID's; their plain figures
     stand at the n of their rows and are no shares of ``floor.recall`` or ``floor.coverage``.
 
     Intervals are normal 95 % ones with delete-half standard errors, the real halves being of whole patients; the
-    overall ones, but for the ratios', are wider, for random halves vary in their mix of classes. At 0 and 1, where halves
-    do not scatter, they are the exact ones of so many patients (for precision: synthetic images).
+    overall ones, but for the ratios', are wider, for random halves vary in their mix of classes. At 0 and 1, where
+    halves do not scatter, they are the exact ones of so many patients (for precision: synthetic images).
 
     Args:
         real: [N, D] features of real training images.

@@ -57,7 +57,8 @@ def conditional_recall(
     Returns:
         ``conditional_recall`` (mean over classes) and ``conditional_recall.<class>``; ``floor.conditional_recall`` and
         its classes, one real half's recall by another, where the class has patients enough. A class without any
-        synthetic image has recall 0, as a fact, beside its real halves' floor. Classes with too few images for a figure are left out and named.
+        synthetic image has recall 0, as a fact, beside its floor. Classes with too few images
+        for a figure are left out and named.
 
     Raises:
         TooFewImagesError: no class has images enough.

@@ -85,6 +85,18 @@ def test_a_missing_mode_makes_bins_differ_and_equal_distributions_do_not():
     assert bool(((missing - 4.0).norm(dim=1) < 1.5).all())
 
 
+def test_bins_that_fit_their_own_images_in_many_dimensions_are_no_excess():
+    real, other = (torch.randn(800, 512, generator=generator(seed), dtype=torch.float64) for seed in (0, 1))
+    quiet, _ = ndb.ndb(real, other)
+    assert quiet["ndb"].low > 0.2  # of equal distributions
+    assert quiet["excess.ndb"].low < 0.0 < quiet["excess.ndb"].high
+    assert abs(quiet["excess.ndb"].value) < 0.15
+    few, _ = ndb.ndb(real, other[:200])  # at one n, however few are drawn
+    assert few["excess.ndb"].low < 0.0 < few["excess.ndb"].high
+    lost, _ = ndb.ndb(clusters([150, 150, 150, 150], 0), clusters([300, 300, 0, 0], 2))
+    assert lost["excess.ndb"].low > 0.2
+
+
 def test_images_of_one_patient_are_not_taken_for_a_difference():
     # patients of twenty almost equal images each: the plain test sees differences that are none
     rng = generator(3)
