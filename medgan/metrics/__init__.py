@@ -64,8 +64,8 @@ def fidelity(
 
     Recall and coverage depend on n as well: of N real images and M equally distributed synthetic ones about
     1 − (N/(N + M))^k are covered (Naeem et al. 2020, section 3.2, for large sets), so that they are to be compared
-    at one n only. ``floor_ratio.recall`` and ``floor_ratio.coverage`` do, over the same draws as FID's; their plain figures
-    stand at the n of their rows and are no shares of ``floor.recall`` or ``floor.coverage``.
+    at one n only. ``floor_ratio.recall`` and ``floor_ratio.coverage`` do, over the same draws as FID's; their plain
+    figures stand at the n of their rows and are no shares of ``floor.recall`` or ``floor.coverage``.
 
     Intervals are normal 95 % ones with delete-half standard errors, the real halves being of whole patients; the
     overall ones, but for the ratios', are wider, for random halves vary in their mix of classes. At 0 and 1, where
@@ -257,7 +257,8 @@ def _at_one_n(
         By synthetic images and by real ones, both [repeats, 3].
     """
     generator = torch.Generator().manual_seed(seed)
-    against_synthetic, against_real = [], []
+    against_synthetic: list[tuple[float, ...]] = []
+    against_real: list[tuple[float, ...]] = []
     for _ in range(repeats):
         first, second = split_patients(patients, size, generator, labels[0])
         other = pick_evenly(labels[1], len(second), generator)

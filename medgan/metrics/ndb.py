@@ -6,13 +6,15 @@ into the bin of the nearest centre; a bin differs where the shares p and q of bo
     z = (p − q) / √(P (1 − P) (1/N + 1/M)),    P = (N p + M q) / (N + M),    |z| > 1.96.
 
 NDB/K is the share of bins that differ: about 0.05 for equal distributions of few dimensions, towards 1 under
-collapse. Images of one patient fall into one bin more often than images of several do, which the test would take for a difference: 1/N is
-therefore multiplied with the bin's design effect, the variance of p between patients over the binomial one (Kish 1965,
-section 5.4); with one image a patient it is 1 and the test the paper's. The paper clusters pixels; here any vectors.
+collapse. Images of one patient fall into one bin more often than images of several do, which the test would take for a
+difference: 1/N is therefore multiplied with the bin's design effect, the variance of p between patients over the
+binomial one (Kish 1965, section 5.4); with one image a patient it is 1 and the test the paper's. The paper clusters
+pixels; here any vectors.
 
 Centres are drawn to the images they are fitted to, which are then tested: in many dimensions new images of the same
 distribution fall into other bins (of normal vectors of 512 dimensions, 800 and 800, more than half of the bins
-differ). So a share above 0.05 is no sign of collapse for that alone; ``excess.ndb`` is what it is above that of real images under the same test.
+differ). So a share above 0.05 is no sign of collapse for that alone; ``excess.ndb`` is what it is above that of real
+images under the same test.
 """
 
 from __future__ import annotations
@@ -160,7 +162,8 @@ def ndb(
     note = f"{differ} of {bins} bins differ at 5 %"
     measured = {"ndb": Measured(differ / bins, *clopper_pearson(differ, bins), len(x), len(y), note)}
     half = max(bins // 2, 2)
-    of_real, of_synthetic = [], []
+    of_real: list[float] = []
+    of_synthetic: list[float] = []
     for split in range(SPLITS):
         first, second = real_halves(patients, generator, FEWEST // 4)
         size = min(len(second), len(y))

@@ -155,7 +155,8 @@ def spectrum(
             *n,
             f"synthetic over real power at {low:g} to {high:g} cycles a pixel, dB; bootstrap",
         )
-    of_real, of_synthetic = [], []
+    of_real: list[torch.Tensor] = []
+    of_synthetic: list[torch.Tensor] = []
     for _ in range(SPLITS):
         first, second = real_halves(patients, generator, FEWEST // 2)
         size = min(len(second), len(y))
