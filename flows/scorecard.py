@@ -33,6 +33,7 @@ from pipeline.store import Artifact, Draft, Recipe, code_version
 log = logging.getLogger(__name__)
 MISSING, FIGURES = "missing.json", "figures.json"
 CODE = (
+    "flows.scorecard",
     "flows.probes",
     "flows.subject",
     "medgan.pooled",
@@ -42,11 +43,25 @@ CODE = (
     "medgan.sample",
     "medgan.styles",
     "medgan.networks",
+    "medgan.convolution",
     "medgan.layers",
+    "medgan.growing",
+    "medgan.architecture",
     "medgan.augment",
+    "medgan.config",
+    "medgan.contract",
+    "medgan.options",
+    "medgan.losses",
+    "medgan.sizes",
+    "medgan.ranks",
+    "medgan.registry",
+    "medgan.seeds",
+    "classifiers.config",
     "classifiers.trained",
     "classifiers.networks",
+    "pipeline.codes",
     "pipeline.dataset",
+    "pipeline.device",
 )
 
 

@@ -117,7 +117,8 @@ def spectrum(
 
     Returns:
         ``spectrum`` (mean absolute gap over all rings, dB), ``spectrum.<band>`` for each of :data:`BANDS` (signed mean
-        gap: below 0, power is missing) and ``floor.spectrum`` (real halves against each other); and the curves.
+        gap: below 0, power is missing), ``floor.spectrum`` (real halves against each other) and ``excess.spectrum`` (as
+        many synthetic images against those halves, minus that, with a normal interval from the halves); and the curves.
 
     Raises:
         TooFewImagesError: fewer than :data:`FEWEST` images on a side, or too few patients for halves.
@@ -154,15 +155,34 @@ def spectrum(
             *n,
             f"synthetic over real power at {low:g} to {high:g} cycles a pixel, dB; bootstrap",
         )
-    halves = [real_halves(patients, generator, FEWEST // 2) for _ in range(SPLITS)]
-    floors = torch.stack([gap(x_power[a].mean(dim=0), x_power[b].mean(dim=0)).abs().mean() for a, b in halves])
+    of_real: list[torch.Tensor] = []
+    of_synthetic: list[torch.Tensor] = []
+    for _ in range(SPLITS):
+        first, second = real_halves(patients, generator, FEWEST // 2)
+        size = min(len(second), len(y))
+        others, drawn = (
+            power[torch.randperm(len(power), generator=generator)[:size]] for power in (x_power[second], y_power)
+        )
+        for power, found in ((others, of_real), (drawn, of_synthetic)):
+            found.append(gap(x_power[first].mean(dim=0), power.mean(dim=0)).abs().mean())
+    floors, above = torch.stack(of_real), torch.stack(of_synthetic) - torch.stack(of_real)
+    halved, size = f"{SPLITS} half splits by patient", min(len(x) // 2, len(y))
     measured["floor.spectrum"] = Measured(
         float(floors.mean()),
         float(floors.min()),
         float(floors.max()),
-        len(x) // 2,
+        size,
         None,
-        f"real against real: {SPLITS} half splits by patient, their mean and range; dB",
+        f"real against real: {halved}, their mean and range; dB",
+    )
+    excess, error = float(above.mean()), float(above.std())
+    measured["excess.spectrum"] = Measured(
+        excess,
+        excess - Z95 * error,
+        excess + Z95 * error,
+        size,
+        size,
+        f"above what other real images have, both at this n: {halved}; dB",
     )
     ends = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     curves = [frequency, x_power.mean(dim=0), y_power.mean(dim=0), whole, ends[0], ends[1]]

@@ -245,6 +245,10 @@ def test_missing_detail_and_a_checkerboard_are_seen_in_their_bands_and_new_patie
     assert blurred["spectrum.high"].high < -3
     assert blurred["spectrum.low"].value == pytest.approx(quiet["spectrum.low"].value, abs=0.1)
     assert blurred["spectrum"].low > 3 * quiet["floor.spectrum"].high
+    assert quiet["excess.spectrum"].low < 0.0 < quiet["excess.spectrum"].high
+    few, _ = spectrum.spectrum(real, other[::4], owners)  # at one n, however few are drawn
+    assert few["excess.spectrum"].low < 0.0 < few["excess.spectrum"].high
+    assert blurred["excess.spectrum"].low > 2
     tiled, curves = spectrum.spectrum(real, checkerboard(other), owners)
     assert tiled["spectrum.corner"].low > 3
     assert tiled["spectrum.low"].value == pytest.approx(quiet["spectrum.low"].value, abs=0.01)
