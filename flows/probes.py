@@ -223,6 +223,7 @@ def _edits(subject: Subject) -> Answer:
     for space in subject.spaces:
         moved = edits.edit(subject.generator, subject.scores, subject.turns, space, seed=subject.seed)
         figures[f"edit_purity.{space}"] = edits.purity(moved, subject.seed)
+        figures[f"edit_control.{space}"] = edits.control(moved, subject.seed)
         shown = edits.picture(subject.generator, moved, 0, space, subject.seed)
     return Answer(figures, shown)
 
