@@ -233,6 +233,7 @@ def _noise(subject: Subject) -> Answer:
     figures = {
         "noise": noise.structure_share(found, subject.seed),
         "noise.low_pass": noise.low_pass_share(found, subject.seed),
+        "noise.amplitude": noise.amplitude(found, subject.seed),
     }
     return Answer(figures, noise.picture(found))
 

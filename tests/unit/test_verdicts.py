@@ -238,6 +238,65 @@ def test_a_correlation_needs_trainings():
     assert judge([one], Measurements({"a": {}, "b": {}}, rows(1))) == []
 
 
+HALVES = Claim(
+    *("key", "this falls and that rises", "a paper", ()),
+    (Check("p", "this", "below", 0.0, "why"), Check("p", "that", "above", 0.0, "why")),
+    leads=2,
+)
+DOWN, UP, WIDE = (-2.0, -1.0), (1.0, 2.0), (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("this", "that", "expected", "decides"),
+    [
+        (DOWN, UP, SHOWN, "this"),
+        (DOWN, DOWN, NOT_SHOWN, "that"),
+        (UP, UP, NOT_SHOWN, "this"),
+        (DOWN, WIDE, CANNOT_TELL, "that"),
+        (WIDE, DOWN, NOT_SHOWN, "that"),
+        (DOWN, None, CANNOT_TELL, "this"),
+        (None, DOWN, NOT_SHOWN, "that"),
+    ],
+)
+def test_both_halves_of_a_claim_must_hold(this, that, expected, decides):
+    ends = {"this": this, "that": that}
+    rows = [row("a", name, sum(one) / 2, *one) for name, one in ends.items() if one is not None]
+    verdicts = judge([HALVES], Measurements({"a": {}}, rows))
+    assert len(verdicts) == len(rows)
+    (lead,) = (one for one in verdicts if one.leading)
+    assert (lead.verdict, lead.metric) == (expected, decides)
+    assert "all must hold" in lead.reason
+    assert ("that was not measured" in lead.remedy) == (that is None)
+
+
+def test_low_recall_alone_blames_no_loss():
+    """Recall of BCE is low, and its twin's is lower still: nothing collapses because of BCE."""
+    one = next(claim for claim in CLAIMS if claim.key == "mode_collapse")
+    configs = {"bce": {"network": "dcgan", "loss": "bce"}, "other": {"network": "dcgan", "loss": "wasserstein"}}
+    rows = [row("", "floor.recall", 0.8, 0.79, 0.81)] + [
+        row(gan, "recall", value + seed / 100, value - 0.01, value + 0.03, seed)
+        for gan, value in (("bce", 0.2), ("other", 0.1))
+        for seed in range(3)
+    ]
+    verdicts = judge([one], Measurements(configs, rows))
+    assert [(v.leading, v.verdict) for v in verdicts] == [(True, NOT_SHOWN), (False, SHOWN)]
+    assert "recall is low" in verdicts[1].reason
+
+
+def test_a_small_gain_is_no_cure():
+    one = next(claim for claim in CLAIMS if claim.key == "other_losses")
+    configs = {"wgan": {"network": "dcgan", "loss": "wasserstein"}, "bce": {"network": "dcgan", "loss": "bce"}}
+    floor = row("", "floor.recall", 0.8, 0.79, 0.81)
+    for value, expected in ((0.14, NOT_SHOWN), (0.78, SHOWN)):
+        rows = [floor] + [
+            row(gan, "recall", x + seed / 1000, x - 0.001, x + 0.003, seed)
+            for gan, x in (("wgan", value), ("bce", 0.1))
+            for seed in range(3)
+        ]
+        lead = next(v for v in judge([one], Measurements(configs, rows)) if v.leading)
+        assert lead.verdict == expected
+
+
 def falling(times, seconds=1.0):
     """FID 100, 50, 25, ... at the given images; each image takes so many seconds."""
     quality = [(t, 100.0 / 2**i) for i, t in enumerate(times)]
