@@ -2,8 +2,8 @@
 
 Thresholds belong to the table and not to a run, each with its reason; :mod:`medgan.verdicts` reads the figures against
 them. The first check of a claim leads, so that a claim with five figures has one chance and not five; a claim with two
-halves has several that lead, and all must hold. Where a claim is about the effect of one choice, the GAN is compared with its twin, the same GAN without it; where it is about a
-generator as it is, with a fixed number.
+halves has several that lead, and all must hold. Where a claim is about the effect of one choice, the GAN is compared
+with its twin, the same GAN without it; where it is about a generator as it is, with a fixed number.
 """
 
 from __future__ import annotations
@@ -356,7 +356,7 @@ CLAIMS: tuple[Claim, ...] = (
             Check("fidelity", "recall", "below", 0.0, LESS, "difference", twin=WITHOUT_CLASSES),
             Check(
                 *("conditional", "worst.conditional_recall", "below", 0.5),
-                "recall is low in a class, whatever the reason: half of what real scans of the worst class reach among themselves is missing",
+                "recall is low in a class, whatever the reason: half of what its real scans reach is missing",
             ),
             Check("conditional", "loss.conditional_accuracy", "above", 0.1, "a tenth less than on real scans"),
         ),

@@ -160,6 +160,6 @@ def separability(separated: Mapping[str, Separated], images: int, seed: int = 0)
         low,
         high,
         n_synthetic=images,
-        note=f"1 perfect, {2 ** len(separated)} chance; {each}; {FOLDS}-fold; bootstrap over images, the fitted planes held "
-        "fixed",
+        note=f"1 perfect, {2 ** len(separated)} chance; {each}; {FOLDS}-fold; bootstrap over "
+        "images, the fitted planes held fixed",
     )

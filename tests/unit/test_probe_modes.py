@@ -12,6 +12,8 @@ from medgan.metrics.divergence import Course
 from medgan.metrics.leak import leak, leaks, transformed
 from medgan.metrics.measured import TooFewImagesError
 from medgan.options import TRANSFORMS
+from medgan.pooled import pool
+from medgan.verdicts import CANNOT_TELL, decide
 from pipeline.phantom import CLASSES
 from pipeline.records import MedaugError
 from tests.unit.probe_images import generator, mednist, phantoms, small
@@ -251,8 +253,20 @@ def test_spread_over_seeds_and_in_the_last_quarter_have_known_values():
     rest = values - np.polyval(np.polyfit(seen, values, 1), seen)
     expected = math.sqrt((rest**2).sum() / (len(rest) - 2)) / values.mean()
     found = divergence.divergence([swinging, steady], "bce")["divergence.last_quarter"]
-    assert found.high == pytest.approx(expected, rel=1e-9)
+    assert (found.low, found.high) == (0.0, None)  # two seeds bound nothing
     assert found.value == pytest.approx(expected / 2, rel=1e-9)
+    found = divergence.divergence([swinging, steady, steady], "bce")["divergence.last_quarter"]
+    mean, error = expected / 3, np.std([expected, 0, 0], ddof=1) / math.sqrt(3)
+    assert found.high == pytest.approx(mean + scipy.stats.t.ppf(0.975, 2) * error, rel=1e-4)
+    assert (found.value, found.low) == (pytest.approx(mean), 0.0)
+
+
+def test_one_seed_that_swings_decides_nothing():
+    line = 100 - 0.2 * np.arange(40)
+    swinging = Course("done", {divergence.QUALITY: points(line + 60 * (-1.0) ** np.arange(40))})
+    found = divergence.divergence([swinging], "bce")["divergence.last_quarter"]
+    assert found.value > 0.2
+    assert decide(pool([found.row("divergence.last_quarter")]), "above", 0.2) == CANNOT_TELL
 
 
 def test_curves_of_few_points_give_no_spread():
