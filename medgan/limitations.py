@@ -325,7 +325,15 @@ CLAIMS: tuple[Claim, ...] = (
         (("network", "=", STYLE_NETWORKS), ("regularisation.path_length", ">", 0.0)),
         (
             Check("path_length", "ppl.w", "below", 1.0, LESS, "ratio", twin=WITHOUT_PATH_LENGTH),
-            Check("path_length", "ppl.w", "above", 0.0, "any correlation over trainings", "correlation", "fid.domain"),
+            Check(
+                "path_length",
+                "ppl.w",
+                "above",
+                0.0,
+                "any correlation over GANs, those without the penalty too",
+                "correlation",
+                "fid.domain",
+            ),
         ),
     ),
     Claim(

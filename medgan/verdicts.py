@@ -23,7 +23,7 @@ MIN_SEEDS = 3
 """Trainings of each of two GANs before their difference is one of the GANs and not of the seeds' luck."""
 
 MIN_GENERATORS = 6
-"""Trainings behind a correlation over generators."""
+"""GANs behind a correlation over generators; the seeds of one GAN are no independent generators."""
 
 UNTOLD = ("name", "snapshots", "checkpoint_seconds")
 """Settings that do not change what is trained."""
@@ -58,7 +58,7 @@ class Check:
         threshold: where that side begins.
         reason: why there.
         relation: "value" takes the metric as it is; "ratio" and "difference" set it against ``over`` of the same GAN
-            or, with a twin, against the twin's; "correlation" is Spearman's over all trainings between it and ``over``;
+            or, with a twin, against the twin's; "correlation" is Spearman's between it and ``over`` over all GANs that have both, each with its mean over seeds;
             "speedup" is how many times sooner than the twin's a training reaches a quality that both reach.
         over: the second metric, for a ratio, difference or correlation within; ``floor.*`` is that of real images. With
             a twin it is the twin's metric, where that is another one (a GAN without w against a style GAN's w).
@@ -128,6 +128,17 @@ class Measurements:
         found = [row for row in self.rows if (row.gan, row.metric) == (gan, metric) and math.isfinite(row.value)]
         return pool(found) if found else None
 
+    def only(self, gan: str, metric: str) -> str:
+        """``of this training only; ...`` where a figure rests on fewer than :data:`MIN_SEEDS`; else "".
+
+        A figure over seeds (without a seed of its own) has them in its interval.
+        """
+        seeds = {row.gan_seed for row in self.rows if (row.gan, row.metric) == (gan, metric)}
+        if len(seeds) >= MIN_SEEDS or None in seeds:
+            return ""
+        which = "this training" if len(seeds) == 1 else f"these {len(seeds)} trainings"
+        return f"of {which} only; train {MIN_SEEDS} seeds to tell something of the GAN"
+
     def speedup(self, gan: str, twin: str, clock: str) -> Figure | None:
         """How many times sooner a GAN is than its twin; None where nothing can be compared.
 
@@ -153,7 +164,7 @@ def judge(claims: Sequence[Claim], measured: Measurements) -> list[Verdict]:
         measured: configurations and figures.
 
     Returns:
-        Verdicts in the order of claims, checks and GANs; a correlation over all trainings stands under the first GAN
+        Verdicts in the order of claims, checks and GANs; a correlation over all GANs stands under the first one
         that the claim concerns. Where several checks lead, the leading row is the one that decides.
     """
     verdicts: list[Verdict] = []
@@ -162,7 +173,7 @@ def judge(claims: Sequence[Claim], measured: Measurements) -> list[Verdict]:
         found_of: dict[int, list[_Told]] = {}
         for position, check in enumerate(claim.checks):
             if check.relation == "correlation":
-                found = [_correlation(check, measured, concerned)] if concerned else []
+                found = [_correlation(check, measured, concerned[0])] if concerned else []
             elif check.twin is not None:
                 found = [_pair(check, measured, gan) for gan in concerned]
             else:
@@ -268,7 +279,10 @@ def _alone(check: Check, measured: Measurements, gan: str) -> _Told | None:
     if figure is not None and check.relation in ("ratio", "difference"):
         # the floor of a probe stands with each GAN, that of the score stage with none
         figure = _set_against(check, figure, measured.figure(gan, check.over) or measured.figure("", check.over))
-    return None if figure is None else _Told(gan, figure, decide(figure, check.side, check.threshold))
+    if figure is None:
+        return None
+    verdict = decide(figure, check.side, check.threshold)
+    return _Told(gan, figure, verdict, remedy=measured.only(gan, check.metric) if verdict != CANNOT_TELL else "")
 
 
 def _pair(check: Check, measured: Measurements, gan: str) -> _Told | None:
@@ -290,16 +304,16 @@ def _pair(check: Check, measured: Measurements, gan: str) -> _Told | None:
     return _Told(gan, figure, decide(figure, check.side, check.threshold), twin)
 
 
-def _correlation(check: Check, measured: Measurements, concerned: Sequence[str]) -> _Told | None:
-    rows = {(row.gan, row.gan_seed, row.metric): row.value for row in measured.rows if row.gan in concerned}
-    trainings = [(gan, seed) for gan, seed, metric in rows if metric == check.metric]
-    pairs = [(rows[*one, check.metric], rows[*one, check.over]) for one in trainings if (*one, check.over) in rows]
+def _correlation(check: Check, measured: Measurements, under: str) -> _Told | None:
+    figures = [(measured.figure(gan, check.metric), measured.figure(gan, check.over)) for gan in measured.configs]
+    pairs = [(one.value, other.value) for one, other in figures if one is not None and other is not None]
     if len(pairs) < 4:
         return None
-    figure = spearman(pairs)
+    figure = replace(spearman(pairs), note=f"over the means of {len(pairs)} GANs")
     if len(pairs) < MIN_GENERATORS:
-        return _Told(concerned[0], figure, CANNOT_TELL, remedy=f"train {MIN_GENERATORS} or more (there: {len(pairs)})")
-    return _Told(concerned[0], figure, decide(figure, check.side, check.threshold))
+        remedy = f"train {MIN_GENERATORS} or more GANs (there: {len(pairs)})"
+        return _Told(under, figure, CANNOT_TELL, remedy=remedy)
+    return _Told(under, figure, decide(figure, check.side, check.threshold))
 
 
 def _verdict(claim: Claim, check: Check, leading: bool, told: _Told) -> Verdict:
