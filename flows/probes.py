@@ -29,6 +29,7 @@ from medgan.metrics import (
     noise,
     path_length,
     pinning,
+    resolution,
     separability,
     spectrum,
     swd,
@@ -48,6 +49,20 @@ def _spectrum(subject: Subject) -> Answer:
         for name, power in (("real", curves.real), ("synthetic", curves.synthetic))
     }
     return Answer(found, figure=_figure(lines, "cycles a pixel", "power", log=True))
+
+
+def _resolution(subject: Subject) -> Answer:
+    found = resolution.spectrum_by_resolution(
+        subject.real.images, subject.synthetic.images, subject.real.patients, subject.seed
+    )
+    lines = {
+        name: [
+            [float(metric.rpartition(".")[2]), one.value] for metric, one in found.items() if metric.startswith(prefix)
+        ]
+        for name, prefix in (("real", "floor."), ("synthetic", "spectrum."))
+    }
+    trend = resolution.spectrum_trend(found)
+    return Answer({**found, "resolution.trend": trend}, figure=_figure(lines, "pixels", "spectral gap, dB"))
 
 
 def _swd(subject: Subject) -> Answer:
@@ -299,6 +314,7 @@ def _figure(
 
 RUN: Mapping[str, Callable[[Subject], Answer]] = {
     "spectrum": _spectrum,
+    "resolution": _resolution,
     "swd": _swd,
     "ms_ssim": _ms_ssim,
     "ndb": _ndb,

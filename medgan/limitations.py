@@ -97,6 +97,7 @@ PROBES: Mapping[str, Probe] = {
     "spectrum": Probe(
         ("spectrum", "spectrum.low", "spectrum.middle", "spectrum.high", "spectrum.corner", "floor.spectrum")
     ),
+    "resolution": Probe(("resolution.trend",)),
     "swd": Probe(("swd", "floor.swd", "floor_ratio.swd")),
     "ms_ssim": Probe(("ms_ssim", "floor.ms_ssim", "excess.ms_ssim")),
     "ndb": Probe(("ndb", "floor.ndb")),
@@ -136,9 +137,10 @@ CLAIMS: tuple[Claim, ...] = (
         "high_resolution",
         "DCGAN cannot do high resolution",
         "Odena, Olah & Shlens 2017; Karras et al. 2018, section 1",
-        (("network", "=", "dcgan"),),
+        (("network", "=", "dcgan"), ("loss", "=", "bce")),
         (
             Check("fidelity", "kid.domain", "above", 0.0, AT_ALL, "difference", twin=PROGRESSIVE),
+            Check("resolution", "resolution.trend", "above", 0.0, "the spectral gap grows with the resolution"),
             Check(
                 *("spectrum", "spectrum", "above", 3.0),
                 "half or twice the power (3 dB) on average, beyond what real halves differ by",
@@ -146,6 +148,7 @@ CLAIMS: tuple[Claim, ...] = (
             ),
             Check("spectrum", "spectrum.high", "below", -3.0, "half of the finest detail's power is missing (3 dB)"),
         ),
+        leads=2,
     ),
     Claim(
         "instability",

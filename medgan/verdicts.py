@@ -58,7 +58,8 @@ class Check:
         threshold: where that side begins.
         reason: why there.
         relation: "value" takes the metric as it is; "ratio" and "difference" set it against ``over`` of the same GAN
-            or, with a twin, against the twin's; "correlation" is Spearman's between it and ``over`` over all GANs that have both, each with its mean over seeds;
+            or, with a twin, against the twin's; "correlation" is Spearman's between it and ``over`` over
+            all GANs that have both, each with its mean over seeds;
             "speedup" is how many times sooner than the twin's a training reaches a quality that both reach.
         over: the second metric, for a ratio, difference or correlation within; ``floor.*`` is that of real images. With
             a twin it is the twin's metric, where that is another one (a GAN without w against a style GAN's w).

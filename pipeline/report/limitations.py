@@ -24,6 +24,7 @@ LARGEST = 320
 
 SHOWS = {
     "spectrum": "power over spatial frequency",
+    "resolution": "spectral gap by resolution: real halves, synthetic",
     "ms_ssim": "most alike class: real above, synthetic below",
     "ndb": "bins that lack scans: real above, synthetic below",
     "duplicates": "most alike synthetic scans, each above its nearest",

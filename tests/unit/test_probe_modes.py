@@ -340,6 +340,11 @@ def test_lost_detail_is_gone_at_half_the_size():
     soft = torch.nn.functional.interpolate(resolution.reduced(other, (16, 16)), (32, 32), mode="nearest")
     assert resolution.sizes(128, 48) == [(128, 48), (64, 24)]
     gaps = resolution.spectrum_by_resolution(real, soft, owners)
+    trend = resolution.spectrum_trend(gaps)  # blur takes the fine detail alone
+    assert trend.low > 0
+    assert trend.low < trend.value < trend.high
+    with pytest.raises(TooFewImagesError, match="expected sides that can be halved"):
+        resolution.spectrum_trend({name: one for name, one in gaps.items() if name.endswith(".16")})
     assert gaps["spectrum.at.32"].low > 3 * gaps["floor.spectrum.at.32"].high
     assert gaps["spectrum.at.16"].value < 2 * gaps["floor.spectrum.at.16"].high
     assert torch.allclose(resolution.reduced(soft, (16, 16)), resolution.reduced(other, (16, 16)), atol=1e-6)
