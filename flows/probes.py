@@ -6,6 +6,7 @@ stands in :data:`medgan.limitations.PROBES`; here is how each is run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -93,7 +94,7 @@ def _duplicates(subject: Subject) -> Answer:
     found = duplicates.duplicates(real.images, synthetic.images, real.patients, seed=subject.seed)
     figures = {
         "duplicates": found.share,
-        "excess.duplicates": excess(found.share, found.expected, len(found.looked_at)),
+        "excess.duplicates": excess(found.share, found.expected, found.calibrated),
     }
     return Answer(figures, duplicates.picture(real.images, synthetic.images, found, count=5))
 
@@ -101,7 +102,7 @@ def _duplicates(subject: Subject) -> Answer:
 def _copies(subject: Subject) -> Answer:
     known, held_out, drawn = subject.training, subject.validation, subject.synthetic
     found = copies.copies(known.images, held_out.images, drawn.images, held_out.patients, seed=subject.seed)
-    figures = {"copies": found.share, "excess.copies": excess(found.share, found.expected, len(found.calibration))}
+    figures = {"copies": found.share, "excess.copies": excess(found.share, found.expected, found.calibrated)}
     if found.floor is not None:
         figures["floor.copies"] = found.floor
     return Answer(figures, copies.picture(known.images, drawn.images, found, count=5))
@@ -137,7 +138,9 @@ def _conditional(subject: Subject) -> Answer:
 def worst_class(recalled: Mapping[str, Measured], classes: Sequence[str]) -> dict[str, Measured]:
     """``worst.conditional_recall``: the lowest recall of a class, as a share of what its real scans reach.
 
-    The lowest of K figures is low by chance, too: its interval is Bonferroni's, of K at once.
+    The lowest of K figures is low by chance, too: its interval is Bonferroni's, of K at once. A class without any
+    synthetic scan has 0, as a fact. Where the floor may be 0 the ratio has no upper bound of its own, and the end is
+    what a recall of 1 would be over the floor.
 
     Args:
         recalled: ``conditional_recall.<class>`` and their floors.
@@ -147,23 +150,27 @@ def worst_class(recalled: Mapping[str, Measured], classes: Sequence[str]) -> dic
         Nothing where no class has both.
     """
     ratios: dict[str, Figure] = {}
+    most: dict[str, float] = {}
     for name in classes:
         one, floor = (recalled.get(f"{prefix}conditional_recall.{name}") for prefix in ("", "floor."))
-        if one is not None and floor is not None and floor.value > 0:
+        if one is not None and one.n_synthetic == 0:
+            ratios[name], most[name] = Figure(0.0, 0.0, 0.0, 1), 0.0
+        elif one is not None and floor is not None and floor.value > 0:
             own, real = (pool([each.row("recall")]) for each in (one, floor))
-            ratios[name] = compare(own, real, "ratio")
+            ratios[name], most[name] = compare(own, real, "ratio"), 1.0 / floor.value
     if not ratios:
         return {}
     name = min(ratios, key=lambda name: ratios[name].value)
     worst, measured = ratios[name], recalled[f"conditional_recall.{name}"]
     normal = torch.special.ndtri(torch.tensor([1 - 0.025 / len(ratios), 0.975], dtype=torch.float64))
     wider = float(normal[0] / normal[1])
+    high = worst.value + wider * (worst.high - worst.value)
     note = f"{name}, the lowest of {len(ratios)} classes (Bonferroni); recall over its real-against-real floor"
     return {
         "worst.conditional_recall": Measured(
             worst.value,
             max(worst.value - wider * (worst.value - worst.low), 0.0),
-            worst.value + wider * (worst.high - worst.value),
+            high if math.isfinite(high) else most[name],
             measured.n_real,
             measured.n_synthetic,
             note,
@@ -281,14 +288,15 @@ def _truncation(subject: Subject) -> Answer:
 def excess(share: Measured, expected: float, calibrated: int) -> Measured:
     """A share above what real scans have at the same conformal threshold.
 
-    The threshold comes from ``calibrated`` real scans, so that the share of new real scans above it is itself
-    uncertain: with the k-th highest score as the threshold it is Beta(k, calibrated + 1 − k) distributed. Both
-    uncertainties are added in quadrature, each end apart.
+    The threshold comes from real scans, so that the share of new real scans above it is itself uncertain: with the
+    k-th highest score of V independent ones as the threshold it is Beta(k, V + 1 − k) distributed. Scans of one patient
+    may all be alike, so V is taken as the number of patients. Both uncertainties are added in quadrature, each end
+    apart.
 
     Args:
         share: of synthetic scans, with its interval.
-        expected: k/(calibrated + 1), the mean of that distribution.
-        calibrated: real scans behind the threshold.
+        expected: the mean of that distribution.
+        calibrated: V, real patients behind the threshold.
     """
     assert share.low is not None
     assert share.high is not None
@@ -298,8 +306,8 @@ def excess(share: Measured, expected: float, calibrated: int) -> Measured:
     value = share.value - expected
     return Measured(
         value,
-        value - float(np.hypot(share.value - share.low, most - expected)),
-        value + float(np.hypot(share.high - share.value, expected - least)),
+        value - float(np.hypot(share.value - share.low, max(most - expected, 0.0))),
+        value + float(np.hypot(share.high - share.value, max(expected - least, 0.0))),
         share.n_real,
         share.n_synthetic,
         f"above what real scans reach; {share.note}",

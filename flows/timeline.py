@@ -19,6 +19,8 @@ class Timeline:
     What the snapshots themselves take does not count. A training that was killed goes on from the time of the last
     snapshot that it does not make again; what it had done after that is not counted.
 
+    The clock runs from here on: make it when the device is there.
+
     Args:
         folder: the training's scratch folder.
     """

@@ -116,12 +116,12 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
             nonlocal fresh
             fresh = True
             scratch = context.store.scratch(recipe)
-            timeline = Timeline(scratch)
-            judge = timeline.stamped(validation_curve(ScanDataset(dataset, "validation"), extractor))
+            judge = validation_curve(ScanDataset(dataset, "validation"), extractor)
             with (
                 training_device(context.config.device) as device,
                 progress_bar(f"train {gan.name} s{seed}", "images") as progress,
             ):
+                timeline = Timeline(scratch)  # not before: the wait for a GPU is no training
                 result = train(
                     gan,
                     ScanDataset(dataset, "train"),
@@ -131,7 +131,7 @@ def train_gan(context: Context, dataset: Path, extractor: Path, gan: GanConfig, 
                     device=device,
                     log=run.log,
                     progress=progress,
-                    on_snapshot=judge,
+                    on_snapshot=timeline.stamped(judge),
                     on_grid=lambda images_seen, grid: run.log_grid(grid, images_seen),
                 )
             draft.meta.update(

@@ -60,7 +60,8 @@ def log_verdicts(
 ) -> None:
     """To MLflow: what concerns all seeds of a GAN to each one's score run, the leading verdicts to the experiment's.
 
-    A verdict is a figure with its interval, ``limitation.<claim>.<gan>``, and a tag of the same name.
+    A verdict is a tag ``limitation.<claim>.<gan>`` and a figure of the same name with its interval; no figure where
+    there is nothing to compare with, for the GAN's own is then another quantity than the check's.
 
     Args:
         context: the experiment.
@@ -77,7 +78,7 @@ def log_verdicts(
     for told in verdicts:
         if told.leading:
             name = metric_name(f"limitation.{told.claim}.{told.gan}")  # a tag takes no more than a metric does
-            ends = {"": told.value, ".low": told.low, ".high": told.high}
+            ends = {"": told.value, ".low": told.low, ".high": told.high} if told.metric == told.check else {}
             values |= {f"{name}{end}": value for end, value in ends.items() if value is not None}
             context.parent.set_tag(name, told.verdict)
     context.parent.log(values, 0)

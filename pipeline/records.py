@@ -133,8 +133,13 @@ class ResultRow:
 
 
 def write_rows(path: Path, rows: Iterable[ResultRow]) -> None:
-    """Writes result rows as JSON lines."""
-    path.write_text("".join(json.dumps(asdict(row), sort_keys=True) + "\n" for row in rows), encoding="utf-8")
+    """Writes result rows as JSON lines.
+
+    Raises:
+        ValueError: a figure or an end of its interval is NaN or infinite, which JSON does not know.
+    """
+    lines = [json.dumps(asdict(row), sort_keys=True, allow_nan=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def read_rows(path: Path) -> list[ResultRow]:

@@ -7,6 +7,7 @@ extractor is a name, part of the metric's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from medgan.metrics import fid, kid, precision_recall, sampling
-from medgan.metrics.features import Z95, Features, as_features, as_pair, is_constant, standard_errors
+from medgan.metrics.features import Z95, Features, as_features, as_pair, is_constant, share_interval, standard_errors
 from medgan.metrics.measured import TooFewImagesError
 from medgan.metrics.sampling import class_mix, pick_evenly, split_patients, unsplittable
 from pipeline.records import MedaugError, ResultRow
@@ -27,6 +28,9 @@ MIN_IMAGES = 2 * (precision_recall.NEIGHBOURS + 1)
 
 UNBIASED_FROM = 2048
 """Real images from which FID's bias is commonly neglected."""
+
+AT_ONE_N = ("fid", "recall", "coverage")
+"""What is compared with the real images' own at one n, as ``floor_ratio.<metric>``."""
 
 DOMAIN = "domain"
 """The extractor whose precision, recall, density and coverage carry no extractor in their names."""
@@ -58,8 +62,14 @@ def fidelity(
     more than as many real ones, and a perfect generator may score below 1; every
     draw behind the overall ratio has nearly the real class mix.
 
+    Recall and coverage depend on n as well: of N real images and M equally distributed synthetic ones about
+    1 − (N/(N + M))^k are covered (Naeem et al. 2020, section 3.2, for large sets), so that they are to be compared at one
+    n only. ``floor_ratio.recall`` and ``floor_ratio.coverage`` do, over the same draws as FID's; their plain figures
+    stand at the n of their rows and are no shares of ``floor.recall`` or ``floor.coverage``.
+
     Intervals are normal 95 % ones with delete-half standard errors, the real halves being of whole patients; the
-    overall ones, but for the ratio's, are wider, for random halves vary in their mix of classes.
+    overall ones, but for the ratios', are wider, for random halves vary in their mix of classes. At 0 and 1, where halves
+    do not scatter, they are the exact ones of so many patients (for precision: synthetic images).
 
     Args:
         real: [N, D] features of real training images.
@@ -179,54 +189,60 @@ def _compare(
     rows: list[ResultRow] = []
     collapsed = "all synthetic features are equal: the generator has collapsed" if is_constant(y) else ""
 
-    def add(metric: str, value: float, error: float, highest: float | None, remark: str, lowest: float = 0.0) -> None:
-        low, high = max(value - Z95 * error, lowest), value + Z95 * error
+    def add(metric: str, value: float, ends: tuple[float, float], remark: str) -> None:
         rows.append(
             ResultRow(
                 stage="score",
                 metric=f"{metric}{suffix}",
                 value=value,
-                low=low,
-                high=high if highest is None else min(high, highest),
+                low=ends[0],
+                high=ends[1],
                 n_real=len(x),
                 n_synthetic=len(y),
                 note="; ".join(filter(None, [remark, collapsed, note])),
             )
         )
 
+    def normal(value: float, error: float, lowest: float = 0.0) -> tuple[float, float]:
+        return max(value - Z95 * error, lowest), value + Z95 * error
+
     (error,) = standard_errors(lambda a, b: [fid.distance(a, b)], x, y, patients, repeats, seed)
     bias = f"biased upwards below {UNBIASED_FROM} real images" if len(x) < UNBIASED_FROM else ""
     distance = fid.frechet_distance(real_statistics or fid.statistics(x), fid.statistics(y))
-    add(f"fid.{extractor}", distance, error, None, bias)
+    add(f"fid.{extractor}", distance, normal(distance, error), bias)
 
     size = min(len(x) // 2, len(y))
-    against_synthetic, against_real = _fid_at(size, x, y, patients, labels, seed, repeats)
-    if against_real.mean() > 0.0:
-        ratio = against_synthetic.mean() / against_real.mean()
+    against_synthetic, against_real = _at_one_n(size, x, y, patients, labels, seed, repeats)
+    independent = len(patients.unique())
+    for column, name in enumerate(AT_ONE_N):
+        mine, reals = against_synthetic[:, column], against_real[:, column]
+        if reals.mean() <= 0.0:
+            continue
+        ratio = float(mine.mean() / reals.mean())
         # error of a ratio of means (delta method): both scatter, and together, for they share a real half
-        spread = (against_synthetic - ratio * against_real).std(ddof=1) / against_real.mean()
-        both = f"FID {against_synthetic.mean():.4g} where real against real has {against_real.mean():.4g}"
-        add(
-            f"floor_ratio.fid.{extractor}",
-            float(ratio),
-            float(spread),
-            None,
-            f"{both}, both at n = {size} or nearly, halved by patient",
-        )
+        spread = float((mine - ratio * reals).std(ddof=1) / reals.mean())
+        ends = normal(ratio, spread)
+        if column and mine.mean() in (0.0, 1.0):  # shares that do not scatter
+            exact = [end / reals.mean() for end in share_interval(float(mine.mean()), 0.0, independent)]
+            ends = float(min(ends[0], exact[0])), float(max(ends[1], exact[1]))
+        metric = _manifold_metric(name, extractor) if column else f"{name}.{extractor}"
+        both = f"{name} {mine.mean():.4g} where real against real has {reals.mean():.4g}"
+        add(f"floor_ratio.{metric}", ratio, ends, f"{both}, both at n = {size} or nearly, halved by patient")
 
     kernel = kid.distance(x, y, seed=seed, patients=patients)
     subsets = f"{kernel.subsets} subsets of {kernel.subset_size}"
-    add(f"kid.{extractor}", kernel.value, kernel.standard_error, None, subsets, lowest=-float("inf"))
+    add(f"kid.{extractor}", kernel.value, normal(kernel.value, kernel.standard_error, -math.inf), subsets)
 
     manifold = precision_recall.manifold(x, y)
     errors = standard_errors(precision_recall.manifold, x, y, patients, repeats, seed)
     for name, value, error in zip(manifold._fields, manifold, errors, strict=True):
-        highest = None if name == "density" else 1.0
-        add(_manifold_metric(name, extractor), value, error, highest, f"k = {precision_recall.NEIGHBOURS}")
+        cases = len(y) if name == "precision" else independent
+        ends = normal(value, error) if name == "density" else share_interval(value, error, cases)
+        add(_manifold_metric(name, extractor), value, ends, f"k = {precision_recall.NEIGHBOURS}")
     return rows
 
 
-def _fid_at(
+def _at_one_n(
     size: int,
     x: torch.Tensor,
     y: torch.Tensor,
@@ -235,17 +251,19 @@ def _fid_at(
     seed: int,
     repeats: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """FID of about ``size`` images of random patients against as many of other patients, and as many synthetic ones.
+    """:data:`AT_ONE_N` of about ``size`` images of random patients, by as many synthetic ones and by other patients'.
 
-    Synthetic first in the returned pair.
+    Returns:
+        By synthetic images and by real ones, both [repeats, 3].
     """
     generator = torch.Generator().manual_seed(seed)
     against_synthetic, against_real = [], []
     for _ in range(repeats):
         first, second = split_patients(patients, size, generator, labels[0])
         other = pick_evenly(labels[1], len(second), generator)
-        against_synthetic.append(fid.distance(x[first], y[other]))
-        against_real.append(fid.distance(x[first], x[second]))
+        for drawn, found in ((y[other], against_synthetic), (x[second], against_real)):
+            manifold = precision_recall.manifold(x[first], drawn)
+            found.append((fid.distance(x[first], drawn), manifold.recall, manifold.coverage))
     return np.array(against_synthetic), np.array(against_real)
 
 

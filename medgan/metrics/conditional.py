@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from medgan.metrics import precision_recall
-from medgan.metrics.features import Z95, Features, as_features, as_pair, standard_errors
+from medgan.metrics.features import Features, as_features, as_pair, share_interval, standard_errors
 from medgan.metrics.images import Labels, as_numbers
 from medgan.metrics.intervals import RESAMPLES, clopper_pearson, percentiles, resample
 from medgan.metrics.measured import Measured, TooFewImagesError
@@ -42,7 +42,8 @@ def conditional_recall(
     """Recall within each class.
 
     Intervals are normal ones from half samples, of whole patients on the real side
-    (:func:`medgan.metrics.features.standard_errors`); the mean's adds up the classes' variances.
+    (:func:`medgan.metrics.features.standard_errors`), and exact ones of so many patients for a recall of 0 or 1; the
+    mean's adds up the classes' in quadrature, each end apart.
 
     Args:
         real: [N, D] features of real images.
@@ -56,7 +57,7 @@ def conditional_recall(
     Returns:
         ``conditional_recall`` (mean over classes) and ``conditional_recall.<class>``; ``floor.conditional_recall`` and
         its classes, one real half's recall by another, where the class has patients enough. A class without any
-        synthetic image has recall 0, as a fact. Classes with too few images for a figure are left out and named.
+        synthetic image has recall 0, as a fact, beside its real halves' floor. Classes with too few images for a figure are left out and named.
 
     Raises:
         TooFewImagesError: no class has images enough.
@@ -67,36 +68,36 @@ def conditional_recall(
     y_labels = as_numbers(synthetic_labels, len(y), "synthetic labels")
     patients = as_numbers(real_patients, len(x), "patients")
     generator = torch.Generator().manual_seed(seed)
-    figures: dict[str, tuple[float, float]] = {}
+    figures: dict[str, Measured] = {}
     floors: dict[str, torch.Tensor] = {}
     measured: dict[str, Measured] = {}
     left_out = []
     for index, name in enumerate(classes):
         own, owner, drawn = x[x_labels == index], patients[x_labels == index], y[y_labels == index]
-        if len(own) >= FEWEST and len(drawn) == 0:
-            figures[name] = (0.0, 0.0)
-            note = "no synthetic image of this class"
-            measured[f"conditional_recall.{name}"] = Measured(0.0, None, None, len(own), 0, note)
-            continue
-        if min(len(own), len(drawn)) < FEWEST or unsplittable(owner, FEWEST // 2):
+        missing, unsplit = len(drawn) == 0, unsplittable(owner, FEWEST // 2)
+        if len(own) < FEWEST or (not missing and (len(drawn) < FEWEST or unsplit)):
             left_out.append(name)
             continue
-        (error,) = standard_errors(_recall, own, drawn, owner, REPEATS, seed)
-        figures[name] = (_recall(own, drawn)[0], error)
-        halves = [split_patients(owner, len(own) // 2, generator) for _ in range(REPEATS)]
-        floors[name] = torch.tensor([_recall(own[a], own[b])[0] for a, b in halves if min(len(a), len(b)) > K])
-        measured[f"conditional_recall.{name}"] = _share(*figures[name], len(own), len(drawn), f"k = {K}")
-        if len(floors[name]):
-            measured[f"floor.conditional_recall.{name}"] = _floor(floors[name], len(own))
+        if missing:
+            figures[name] = Measured(0.0, None, None, len(own), 0, "no synthetic image of this class")
+        else:
+            (error,) = standard_errors(_recall, own, drawn, owner, REPEATS, seed)
+            value = _recall(own, drawn)[0]
+            ends = share_interval(value, error, len(owner.unique()))
+            figures[name] = Measured(value, *ends, len(own), len(drawn), f"k = {K}")
+        if not unsplit:
+            halves = [split_patients(owner, len(own) // 2, generator) for _ in range(REPEATS)]
+            floors[name] = torch.tensor([_recall(own[a], own[b])[0] for a, b in halves if min(len(a), len(b)) > K])
+            if len(floors[name]):
+                measured[f"floor.conditional_recall.{name}"] = _floor(floors[name], len(own))
     if not figures:
         raise TooFewImagesError(
             f"conditional_recall: no class has {FEWEST} real images of 4 patients and {FEWEST} synthetic ones"
         )
+    measured |= {f"conditional_recall.{name}": one for name, one in figures.items()}
     note = f"k = {K}, mean over classes" + (f"; without {', '.join(left_out)}: too few images" if left_out else "")
-    value = sum(value for value, _ in figures.values()) / len(figures)
-    error = sum(error**2 for _, error in figures.values()) ** 0.5 / len(figures)
-    overall = {"conditional_recall": _share(value, error, len(x), len(y), note)}
-    if floors and all(len(found) == REPEATS for found in floors.values()):
+    overall = {"conditional_recall": _mean(list(figures.values()), len(x), len(y), note)}
+    if set(floors) == set(figures) and all(len(found) == REPEATS for found in floors.values()):
         overall["floor.conditional_recall"] = _floor(torch.stack(list(floors.values())).mean(dim=0), len(x))
     return overall | measured
 
@@ -105,9 +106,12 @@ def _recall(real: torch.Tensor, synthetic: torch.Tensor) -> list[float]:
     return [precision_recall.manifold(real, synthetic).recall]
 
 
-def _share(value: float, error: float, n_real: int, n_synthetic: int, note: str) -> Measured:
-    low, high = max(value - Z95 * error, 0.0), min(value + Z95 * error, 1.0)
-    return Measured(value, low, high, n_real, n_synthetic, note)
+def _mean(each: Sequence[Measured], n_real: int, n_synthetic: int, note: str) -> Measured:
+    """Mean of independent figures; one without an interval is a fact."""
+    value = sum(one.value for one in each) / len(each)
+    below = sum((one.value - one.low) ** 2 for one in each if one.low is not None) ** 0.5 / len(each)
+    above = sum((one.high - one.value) ** 2 for one in each if one.high is not None) ** 0.5 / len(each)
+    return Measured(value, max(value - below, 0.0), min(value + above, 1.0), n_real, n_synthetic, note)
 
 
 def _floor(found: torch.Tensor, n_real: int) -> Measured:

@@ -4,7 +4,10 @@ A copy is an image more alike to a training image than new patients' images are.
 validation images, whose patients the generator never saw, to the training images. The threshold is conformal: with V
 validation images it is the k-th highest of their scores, k = max(1, ⌊(V + 1)/100⌋), so that an image of one more new
 patient passes it with probability k/(V + 1) (Vovk et al. 2005, section 2.2): the ``expected`` share, about 1 %.
-Validation images that are the same picture as a training image (in pixels or features) are left out of the calibration.
+Validation images that are the same picture as a training image (in pixels or features) set no threshold, for it would
+blind the probe; but they pass it, and as many of new patients' images do, so that ``expected`` counts them: with D of
+them it is (D + k)/(V + 1), where k comes from the others. D > 0 says that the split may not tell patients apart; an
+image of which the real ones have doubles is then no sign of memorisation, and only an excess over them is.
 Slices of one patient are not independent, so the expected share is approximate where patients have several.
 
 Scores. In pixels: correlation of detail at the best shift of up to two pixels, see :mod:`medgan.metrics.likeness`;
@@ -47,7 +50,8 @@ class Copies:
         share: share of copies among synthetic images, with its exact interval.
         floor: the same of validation images under a threshold from other validation patients; None where there are
             too few for two halves.
-        expected: share of new patients' images that would pass for copies.
+        expected: share of new patients' images that would pass for copies, doubles of training images included.
+        calibrated: validation patients behind it.
         threshold: scores above it are copies.
         mask: bool [M], True for a copy: what an export leaves out.
         nearest: position of the most alike training image, int64 [M].
@@ -58,6 +62,7 @@ class Copies:
     share: Measured
     floor: Measured | None
     expected: float
+    calibrated: int
     threshold: float
     mask: torch.Tensor
     nearest: torch.Tensor
@@ -153,25 +158,44 @@ def _judge(
     drawn: Matches, held_out: Matches, patients: torch.Tensor, train: int, same: float, kind: str, seed: int
 ) -> Copies:
     """Sets the threshold and counts."""
-    kept = held_out.similarity < same
-    calibration, patients = held_out.similarity[kept], patients[kept]
+    calibration = held_out.similarity[held_out.similarity < same]
     if min(len(calibration), train) < FEWEST:
         raise TooFewImagesError(
             f"copies: {len(calibration)} validation and {train} training images, expected at least {FEWEST} each; "
             "give more, or a larger validation split"
         )
-    threshold, expected = conformal_threshold(calibration)
+    threshold, expected = threshold_beside_doubles(held_out.similarity, same)
     score = drawn.similarity
     mask = score > threshold
-    count = int(mask.sum())
-    doubles = f"; {int((~kept).sum())} validation images left out, the same picture as a training image"
+    count, left_out = int(mask.sum()), len(patients) - len(calibration)
+    doubles = (
+        f"; {left_out} of them, the same picture as a training image, set no threshold: the split may not tell "
+        "patients apart"
+    )
     note = (
         f"{kind} above {threshold:.3g}, which {expected:.2%} of new patients' images pass "
-        f"({len(calibration)} validation images){doubles if not kept.all() else ''}"
+        f"({len(patients)} validation images{doubles if left_out else ''})"
     )
     share = Measured(count / len(score), *clopper_pearson(count, len(score)), train, len(score), note)
-    floor = _floor(calibration, patients, seed)
-    return Copies(share, floor, expected, threshold, mask, drawn.index, score, calibration)
+    floor = _floor(held_out.similarity, patients, same, seed)
+    calibrated = len(patients.unique())
+    return Copies(share, floor, expected, calibrated, threshold, mask, drawn.index, score, calibration)
+
+
+def threshold_beside_doubles(scores: torch.Tensor, same: float) -> tuple[float, float]:
+    """The conformal threshold of the scores below ``same``, and how often one more like all of them exceeds it.
+
+    Args:
+        scores: [V], at least one of them below ``same``.
+        same: score from which two real images are one picture.
+
+    Returns:
+        Threshold and probability.
+    """
+    kept = scores[scores < same]
+    threshold, alone = conformal_threshold(kept)
+    rank = round(alone * (len(kept) + 1))
+    return threshold, (len(scores) - len(kept) + rank) / (len(scores) + 1)
 
 
 def conformal_threshold(scores: torch.Tensor, level: float = LEVEL) -> tuple[float, float]:
@@ -188,21 +212,25 @@ def conformal_threshold(scores: torch.Tensor, level: float = LEVEL) -> tuple[flo
     return float(scores.sort(descending=True).values[rank - 1]), rank / (len(scores) + 1)
 
 
-def _floor(calibration: torch.Tensor, patients: torch.Tensor, seed: int) -> Measured | None:
+def _floor(scores: torch.Tensor, patients: torch.Tensor, same: float, seed: int) -> Measured | None:
     """Share of one half of the validation patients' images above the threshold of the other half."""
     generator = torch.Generator().manual_seed(seed)
-    shares = []
+    shares, promised = [], []
     try:
         for _ in range(SPLITS):
             first, second = real_halves(patients, generator, FEWEST // 2)
-            threshold, expected = conformal_threshold(calibration[first])
-            shares.append(float((calibration[second] > threshold).double().mean()))
+            if int((scores[first] < same).sum()) < FEWEST // 2:
+                return None
+            threshold, expected = threshold_beside_doubles(scores[first], same)
+            shares.append(float((scores[second] > threshold).double().mean()))
+            promised.append(expected)
     except TooFewImagesError:
         return None
     note = (
-        f"real against real: {SPLITS} half splits of the validation patients, mean and range; expected {expected:.2%}"
+        f"real against real: {SPLITS} half splits of the validation patients, mean and range; expected "
+        f"{sum(promised) / SPLITS:.2%}"
     )
-    return Measured(sum(shares) / SPLITS, min(shares), max(shares), len(calibration) // 2, None, note)
+    return Measured(sum(shares) / SPLITS, min(shares), max(shares), len(scores) // 2, None, note)
 
 
 def picture(train: Images, synthetic: Images, found: Copies, count: int = 8) -> Picture:

@@ -3,7 +3,8 @@
 A synthetic image is a near-duplicate where another one is more alike to it than real images of different patients are
 to each other. Alike is what :mod:`medgan.metrics.likeness` measures; the threshold is conformal as in
 :mod:`medgan.metrics.copies`, from as many real images as are taken of the synthetic ones, for the nearest neighbour
-among more images is nearer. About 1 % is expected of a perfect generator. Arora and Zhang 2018, "Do GANs learn the
+among more images is nearer. About 1 % is expected of a perfect generator, and what doubles real images have under other
+patients beside: they set no threshold, but count for the expected share. Arora and Zhang 2018, "Do GANs learn the
 distribution?", count duplicates in samples likewise (by eye) and conclude on the size of the distribution's support.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medgan.metrics.copies import SAME_PICTURE, conformal_threshold
+from medgan.metrics.copies import SAME_PICTURE, threshold_beside_doubles
 from medgan.metrics.images import Images, Labels, Picture, as_image_pair, as_numbers, mosaic
 from medgan.metrics.intervals import clopper_pearson
 from medgan.metrics.likeness import bands, best_matches, is_flat
@@ -29,7 +30,8 @@ class Duplicates:
 
     Attributes:
         share: share of near-duplicates, with its exact interval: ``duplicates``.
-        expected: share among as many real images of different patients.
+        expected: share among as many real images of different patients, their doubles included.
+        calibrated: real patients behind it.
         threshold: similarity above which two are near-duplicates.
         mask: bool [n], of the synthetic images that were looked at.
         looked_at: their positions in the synthetic set, int64 [n].
@@ -39,6 +41,7 @@ class Duplicates:
 
     share: Measured
     expected: float
+    calibrated: int
     threshold: float
     mask: torch.Tensor
     looked_at: torch.Tensor
@@ -68,12 +71,12 @@ def duplicates(real: Images, synthetic: Images, real_patients: Labels | None = N
     chosen, looked_at = (torch.randperm(len(images), generator=generator)[:size] for images in (x, y))
     x, y, patients = bands(x[chosen]), bands(y[looked_at]), patients[chosen]
     among_real = best_matches(x, x, patients, patients).similarity
-    kept = among_real[among_real < SAME_PICTURE]
-    if len(kept) < FEWEST // 2:
+    kept = int((among_real < SAME_PICTURE).sum())
+    if kept < FEWEST // 2:
         raise TooFewImagesError(
-            f"duplicates: {len(kept)} real images without a double under another patient, expected {FEWEST // 2}"
+            f"duplicates: {kept} real images without a double under another patient, expected {FEWEST // 2}"
         )
-    threshold, expected = conformal_threshold(kept)
+    threshold, expected = threshold_beside_doubles(among_real, SAME_PICTURE)
     each = torch.arange(size)
     found = best_matches(y, y, each, each)
     flat = is_flat(y)
@@ -82,10 +85,12 @@ def duplicates(real: Images, synthetic: Images, real_patients: Labels | None = N
     count = int(mask.sum())
     note = (
         f"correlation of detail above {threshold:.3g}, which {expected:.2%} of as many real images pass"
+        f"{f'; {size - kept} real ones are the same picture as one of another patient' if kept < size else ''}"
         f"{f'; {int(flat.sum())} without any detail' if flat.any() else ''}"
     )
     share = Measured(count / size, *clopper_pearson(count, size), size, size, note)
-    return Duplicates(share, expected, threshold, mask, looked_at, looked_at[found.index], found.similarity)
+    calibrated = len(patients.unique())
+    return Duplicates(share, expected, calibrated, threshold, mask, looked_at, looked_at[found.index], found.similarity)
 
 
 def picture(real: Images, synthetic: Images, found: Duplicates, count: int = 8) -> Picture:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from medgan.metrics.intervals import clopper_pearson
 from medgan.metrics.measured import TooFewImagesError
 from medgan.metrics.sampling import split, split_patients
 from pipeline.records import MedaugError
@@ -66,6 +67,24 @@ def is_constant(features: torch.Tensor) -> bool:
     """Whether all vectors are equal up to rounding."""
     spread = (features - features[0]).abs().max()
     return bool(spread <= 1e-12 * features[0].abs().max().clamp(min=1.0))
+
+
+def share_interval(value: float, error: float, independent: int) -> tuple[float, float]:
+    """95 % interval of a share from its standard error.
+
+    At 0 and at 1 half samples do not scatter, and their error says nothing: there the ends are at least as far apart as
+    Clopper and Pearson's exact ones for so many independent cases.
+
+    Args:
+        value: the share.
+        error: its standard error.
+        independent: cases behind it: patients, not images, where a patient has several.
+    """
+    low, high = max(value - Z95 * error, 0.0), min(value + Z95 * error, 1.0)
+    if value in (0.0, 1.0):
+        exact = clopper_pearson(independent if value else 0, independent)
+        low, high = min(low, exact[0]), max(high, exact[1])
+    return low, high
 
 
 def standard_errors(

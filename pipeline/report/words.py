@@ -123,13 +123,14 @@ GLOSSARY = (
     ("latent walk", "Images along a path between latent points; abrupt jumps hint at memorised images."),
 )
 
-PARTS = {"fid": 2, "kid": 2, "ppl": 2, "separability": 2, "floor_ratio": 3}
-"""How many parts a metric's name has before a class; the others have one."""
+PARTS = {"fid": 2, "kid": 2, "ppl": 2, "separability": 2}
+"""How many parts a metric's name has before a class; the others have one, and ``floor_ratio.`` stands before any."""
 
 
 def split_class(metric: str, classes: Sequence[str]) -> tuple[str, str]:
     """Splits a class's suffix off: ``fid.domain.contrast`` → (``fid.domain``, ``contrast``); no class gives ""."""
-    keep = PARTS.get(metric.split(".")[0], 1)
+    ratio, plain = metric.startswith("floor_ratio."), metric.removeprefix("floor_ratio.")
+    keep = PARTS.get(plain.split(".")[0], 1) + ratio
     for name in sorted(classes, key=len, reverse=True):
         base = metric.removesuffix(f".{name}")
         if base != metric and base.count(".") >= keep - 1:

@@ -193,7 +193,8 @@ def test_fidelity_rows_are_whole_and_a_worse_generator_scores_worse():
     (real, labels), (good, good_labels), (bad, bad_labels) = labelled(120, 0), labelled(100, 1), labelled(100, 2, 1.0)
     good_rows = by_metric(fidelity(real, good, labels, good_labels, each_its_own(real), ("a", "b")))
     bad_rows = by_metric(fidelity(real, bad, labels, bad_labels, each_its_own(real), ("a", "b")))
-    names = ["fid.domain", "floor_ratio.fid.domain", "kid.domain", "precision", "recall", "density", "coverage"]
+    names = ["fid.domain", "kid.domain", "precision", "recall", "density", "coverage"]
+    names += ["floor_ratio.fid.domain", "floor_ratio.recall", "floor_ratio.coverage"]
     assert set(good_rows) == {f"{name}{suffix}" for name in names for suffix in ("", ".a", ".b")}
     for row in good_rows.values():
         assert row.low is not None
@@ -206,6 +207,41 @@ def test_fidelity_rows_are_whole_and_a_worse_generator_scores_worse():
         assert bad_rows[metric].value > good_rows[metric].value
     assert good_rows["floor_ratio.fid.domain"].value == pytest.approx(1.0, abs=0.5)
     assert bad_rows["floor_ratio.fid.domain.a"].low > 1.5
+
+
+def test_recall_and_coverage_are_set_against_real_images_at_one_n():
+    # a perfect generator that drew a quarter as many images as there are real ones
+    real, synthetic = gaussian(800, 5, 0), gaussian(200, 5, 1)
+    labels, drawn = np.zeros(800, np.int64), np.zeros(200, np.int64)
+    rows = by_metric(fidelity(real, synthetic, labels, drawn, each_its_own(real), ("a",)))
+    floors = by_metric(floor(real, labels, each_its_own(real), ("a",)))
+    k = precision_recall.NEIGHBOURS
+    # Naeem et al. 2020: a real image is covered unless its k nearest of all the others are real ones
+    assert rows["coverage"].value == pytest.approx(1 - (800 / 1000) ** k, abs=0.05)
+    assert floors["floor.coverage"].value == pytest.approx(1 - 0.5**k, abs=0.05)
+    assert rows["coverage"].high / floors["floor.coverage"].low < 0.9  # far below, of a perfect generator
+    for name in ("coverage", "recall"):
+        assert rows[f"floor_ratio.{name}"].value == pytest.approx(1.0, abs=0.05)
+        assert rows[f"floor_ratio.{name}"].low < 1.0 < rows[f"floor_ratio.{name}"].high
+    lacking = synthetic[synthetic[:, 0] > 0].repeat(2, 1) + 0.1 * gaussian(2 * int((synthetic[:, 0] > 0).sum()), 5, 2)
+    lost = by_metric(
+        fidelity(real, lacking, labels, np.zeros(len(lacking), np.int64), each_its_own(real), ("a",))
+    )
+    assert lost["floor_ratio.recall"].high < 0.9
+    assert lost["floor_ratio.coverage"].high < 0.9
+
+
+def test_shares_of_nothing_and_everything_are_as_sure_as_their_cases_are_many():
+    real, labels = labelled(60, 0)
+    far = by_metric(fidelity(real, real + 100.0, labels, labels, np.arange(60) // 2, ("a", "b")))
+    same = by_metric(fidelity(real, real, labels, labels, np.arange(60) // 2, ("a", "b")))
+    by_30, by_60 = (1 - 0.025 ** (1 / n) for n in (30, 60))  # Clopper and Pearson's closed form
+    for name, wide in (("recall", by_30), ("coverage", by_30), ("precision", by_60)):
+        assert (far[name].value, far[name].low, far[name].high) == pytest.approx((0.0, 0.0, wide)), name
+        assert same[name].value == 1.0
+        assert same[name].low <= 1 - wide + 1e-12
+    assert far["floor_ratio.recall"].value == 0.0
+    assert far["floor_ratio.recall"].high > by_30
 
 
 def test_fidelity_is_reproducible_and_takes_numpy_or_torch():

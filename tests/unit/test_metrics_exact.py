@@ -204,11 +204,12 @@ def test_every_row_of_a_further_extractor_carries_its_name():
     assert not set(rows["domain"]) & set(rows["inception"])
     assert {"precision.inception", "precision.inception.a", "fid.inception.b"} <= set(rows["inception"])
     for metric, row in rows["domain"].items():
-        base, _, suffix = metric.partition(".") if metric[:3] not in ("fid", "kid", "flo") else (None, "", "")
+        head, bare = ("floor_ratio.", metric[12:]) if metric.startswith("floor_ratio.") else ("", metric)
+        base, _, suffix = bare.partition(".") if bare[:3] not in ("fid", "kid") else (None, "", "")
         renamed = (
             metric.replace("domain", "inception")
             if base is None
-            else ".".join(filter(None, [base, "inception", suffix]))
+            else head + ".".join(filter(None, [base, "inception", suffix]))
         )
         assert rows["inception"][renamed].value == row.value
     floors = {row.metric for row in floor(real, labels, np.arange(80), ("a", "b"), "inception")}

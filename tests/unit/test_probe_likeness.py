@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from flows.probes import excess
 from medgan.metrics import copies as module
 from medgan.metrics.copies import conformal_threshold, copies, copies_in_features, without_copies
 from medgan.metrics.duplicates import duplicates
 from medgan.metrics.duplicates import picture as duplicates_picture
 from medgan.metrics.likeness import SHIFT, bands, best_matches
-from medgan.metrics.measured import TooFewImagesError
+from medgan.metrics.measured import Measured, TooFewImagesError
 from pipeline.records import MedaugError
 from tests.unit.probe_images import generator, mednist, phantoms, small
 
@@ -122,7 +123,46 @@ def test_a_validation_image_that_is_a_training_image_does_not_blind_the_probe():
     patients = torch.cat([held_out, torch.arange(1000, 1008)])
     found = copies(train, spoilt, rewindowed(train[20:40]), patients)
     assert found.share.value == 1.0
-    assert "8 validation images left out" in found.share.note
+    assert "88 validation images; 8 of them, the same picture" in found.share.note
+    # a threshold from 80 others, which 8 and one more of 89 pass
+    assert found.expected == pytest.approx(9 / 89)
+    assert excess(found.share, found.expected, found.calibrated).low > 0.5
+
+
+def doubled() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Training, validation and new images of one pool, in which every fourth picture has a double somewhere."""
+    pool, _, _ = phantoms(240, 64, seed=7, slices=1)
+    pool = torch.cat([pool, pool[:60] + 0.005 * torch.randn(60, 1, 64, 64, generator=generator(3))])
+    pool = pool[torch.randperm(300, generator=generator(4))]
+    return pool[:120], pool[120:200], pool[200:]
+
+
+def test_real_images_stay_quiet_where_the_split_parts_doubles_and_copies_do_not():
+    train, validation, new = doubled()
+    found = copies(train, validation, new)
+    quiet = excess(found.share, found.expected, found.calibrated)
+    assert found.share.low > 0.03  # real pictures of which training images are doubles
+    assert quiet.low < 0.01
+    assert abs(quiet.value) < 0.1
+    assert found.floor.low < found.floor.value < 2 * found.expected
+    planted = copies(train, validation, torch.cat([new, moved(train[:50], 1, 1)]))
+    assert excess(planted.share, planted.expected, planted.calibrated).low > 0.1
+
+
+def test_doubles_among_real_images_are_expected_among_synthetic_ones_too():
+    train, validation, new = doubled()
+    found = duplicates(torch.cat([train, validation]), new)
+    assert found.share.low > 0.01
+    assert excess(found.share, found.expected, found.calibrated).low < 0.05
+    again = duplicates(torch.cat([train, validation]), torch.cat([new, rewindowed(new)]))
+    assert excess(again.share, again.expected, again.calibrated).low > 0.5
+
+
+def test_an_expected_share_is_as_sure_as_its_patients_are_many():
+    share = Measured(0.03, 0.01, 0.06)
+    ends = [excess(share, 0.01, patients) for patients in (20, 1000)]
+    assert ends[0].value == ends[1].value == pytest.approx(0.02)
+    assert ends[0].low < -0.1 < 0.0 - 0.005 < ends[1].low
 
 
 def test_copies_in_features_are_found_and_dense_regions_are_none():

@@ -7,10 +7,11 @@ import pytest
 import scipy.stats
 import torch
 
+from flows.probes import worst_class
 from medgan.metrics import conditional, divergence, intervals, ndb, resolution
 from medgan.metrics.divergence import Course
 from medgan.metrics.leak import leak, leaks, transformed
-from medgan.metrics.measured import TooFewImagesError
+from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.options import TRANSFORMS
 from medgan.pooled import pool
 from medgan.verdicts import CANNOT_TELL, decide
@@ -155,6 +156,44 @@ def test_a_class_without_images_has_no_recall_and_few_images_no_figure():
     assert CLASSES[1] in found["conditional_recall"].note
     with pytest.raises(TooFewImagesError, match="no class"):
         conditional.conditional_recall(real[:9], real[:9], LABELS[:9], LABELS[:9], None, CLASSES)
+
+
+def test_a_missing_class_is_the_worst_one_and_keeps_its_floor():
+    real = class_features(LABELS, 0)
+    kept = LABELS != 1
+    drawn = class_features(LABELS, 1)[kept]
+    found = conditional.conditional_recall(real, drawn, LABELS, LABELS[kept], None, CLASSES)
+    assert found[f"floor.conditional_recall.{CLASSES[1]}"].value > 0.5
+    assert found["floor.conditional_recall"].value > 0.5
+    worst = worst_class(found, CLASSES)["worst.conditional_recall"]
+    assert (worst.value, worst.low, worst.high) == (0.0, 0.0, 0.0)
+    assert worst.note.startswith(CLASSES[1])
+    # all classes but one: the mean's interval is that of the two that were drawn
+    each = [found[f"conditional_recall.{CLASSES[label]}"] for label in (0, 2)]
+    below = math.hypot(*(one.value - one.low for one in each)) / 3
+    assert found["conditional_recall"].low == pytest.approx(found["conditional_recall"].value - below)
+
+
+def test_a_recall_of_nothing_or_everything_is_as_sure_as_its_patients_are_many():
+    real = class_features(LABELS, 0)
+    owners = torch.arange(180) // 6 * 3 + LABELS  # ten patients of each class
+    elsewhere = torch.where(LABELS == 2, 1, LABELS)
+    for drawn, value in ((class_features(elsewhere, 1), 0.0), (real, 1.0)):
+        one = conditional.conditional_recall(real, drawn, LABELS, LABELS, owners, CLASSES)
+        ends = one[f"conditional_recall.{CLASSES[2]}"]
+        assert ends.value == value
+        patients = len(owners[LABELS == 2].unique())
+        wide = 1 - 0.025 ** (1 / patients)  # Clopper and Pearson's closed form
+        assert (ends.low, ends.high) == pytest.approx((0.0, wide) if value == 0.0 else (1 - wide, 1.0))
+
+
+def test_the_worst_class_has_a_finite_end_where_its_floor_may_be_nothing():
+    recalled = {
+        "conditional_recall.a": Measured(0.05, 0.0, 0.1, 40, 40),
+        "floor.conditional_recall.a": Measured(0.2, 0.0, 0.5, 20),
+    }
+    worst = worst_class(recalled, ["a"])["worst.conditional_recall"]
+    assert worst.high == pytest.approx(5.0)  # a recall of 1 over the floor
 
 
 def test_shuffled_labels_bring_accuracy_to_chance_and_real_images_lose_nothing():

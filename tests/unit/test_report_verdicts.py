@@ -267,6 +267,8 @@ def test_by_class_tables_find_classes_with_dots():
         ("ppl.w", ("ppl.w", "")),
         ("floor_ratio.fid.domain", ("floor_ratio.fid.domain", "")),
         ("floor_ratio.fid.domain.plain", ("floor_ratio.fid.domain", "plain")),
+        ("floor_ratio.recall", ("floor_ratio.recall", "")),
+        ("floor_ratio.recall.plain", ("floor_ratio.recall", "plain")),
         ("recall.w", ("recall", "w")),
         ("droplets", ("droplets", "")),
     ],

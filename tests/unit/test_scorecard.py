@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,9 +27,10 @@ from flows.train_gan import train_gan
 from flows.verdicts import experiment_verdicts, log_verdicts, probe_rows
 from medgan.limitations import PROBES
 from medgan.metrics.measured import Measured
+from medgan.verdicts import Check, Claim, Measurements, Twin, judge
 from pipeline.codes import encode
 from pipeline.dataset import ScanDataset, dataset_meta, write_index
-from pipeline.records import ImageSpec, MedaugError, ReportInput, ValueRange, Verdict, read_rows
+from pipeline.records import ImageSpec, MedaugError, ReportInput, ResultRow, ValueRange, Verdict, read_rows, write_rows
 from pipeline.report import write_report
 from pipeline.store import Artifact, Draft, Recipe, Store
 
@@ -34,6 +38,7 @@ CLASSES = ("left", "right")
 SPEC = ImageSpec(1, 32, 32, CLASSES)
 RANGE = ValueRange(-1000, 1000, "HU")
 SMALL = {"latent": 8, "width": 8, "label_width": 4, "base_channels": 64, "max_channels": 8}
+NO_TWIN = Twin(("loss",), (("loss", "=", "bce"),), "train it")
 SETTINGS = {
     "name": "planted",
     "data": {"preset": "phantom", "size": [32, 32]},
@@ -202,6 +207,59 @@ def test_the_lowest_of_many_classes_gets_a_wider_interval() -> None:
     assert alone.high == pytest.approx(0.5 / 0.8)
     assert both.high - 0.5 == pytest.approx((alone.high - 0.5) * 2.2414 / 1.95996, rel=1e-4)
     assert worst_class(of(0.4), ["a"]) == {}
+
+
+@pytest.mark.thorough
+def test_the_wait_for_a_gpu_is_no_training(planted, monkeypatch) -> None:
+    class Clock:
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Clock()
+
+    @contextmanager
+    def busy(configured: str) -> Iterator[str]:
+        clock.now += 3600.0
+        yield "cpu"
+
+    monkeypatch.setattr("flows.timeline.time", clock)
+    monkeypatch.setattr("flows.train_gan.training_device", busy)
+    context: Context = planted["context"]
+    trained = train_gan.fn(context, planted["dataset"], planted["extractor"], context.config.gans[0], 1)
+    points = Artifact.open(trained).manifest["record"]["timeline"]
+    assert len(points) == 3
+    assert {seconds for _, seconds in points} == {0.0}  # the clock stands still but for the wait
+
+
+def test_without_a_twin_no_figure_is_logged_under_the_claims_name() -> None:
+    class Run:
+        def __init__(self) -> None:
+            self.values: dict[str, float] = {}
+            self.tags: dict[str, str] = {}
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            self.values |= values
+
+        def set_tag(self, name: str, value: str) -> None:
+            self.tags[name] = value
+
+    gans = {"a": {"network": "stylegan2"}, "b": {"network": "stylegan2"}}
+    claim = Claim("wider", "", "", (), (Check("p", "recall", "above", 0.0, "", "difference", twin=NO_TWIN),))
+    fixed = Claim("held", "", "", (), (Check("p", "recall", "above", 0.1, ""),))
+    rows = [ResultRow("score", "recall", 0.4, 0.3, 0.5, gan="a", gan_seed=0)]
+    run = Run()
+    log_verdicts(SimpleNamespace(parent=run), rows, [], judge((claim, fixed), Measurements(gans, rows)))
+    assert run.tags == {"limitation.wider.a": "cannot tell at this n", "limitation.held.a": "shown"}
+    assert run.values == {f"limitation.held.a{end}": x for end, x in (("", 0.4), (".low", 0.3), (".high", 0.5))}
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_no_row_is_written_that_json_does_not_know(tmp_path, bad) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_rows(tmp_path / "rows.jsonl", [ResultRow("probe", "worst", 0.1, 0.0, bad)])
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 @pytest.mark.thorough
