@@ -224,9 +224,7 @@ def test_recall_and_coverage_are_set_against_real_images_at_one_n():
         assert rows[f"floor_ratio.{name}"].value == pytest.approx(1.0, abs=0.05)
         assert rows[f"floor_ratio.{name}"].low < 1.0 < rows[f"floor_ratio.{name}"].high
     lacking = synthetic[synthetic[:, 0] > 0].repeat(2, 1) + 0.1 * gaussian(2 * int((synthetic[:, 0] > 0).sum()), 5, 2)
-    lost = by_metric(
-        fidelity(real, lacking, labels, np.zeros(len(lacking), np.int64), each_its_own(real), ("a",))
-    )
+    lost = by_metric(fidelity(real, lacking, labels, np.zeros(len(lacking), np.int64), each_its_own(real), ("a",)))
     assert lost["floor_ratio.recall"].high < 0.9
     assert lost["floor_ratio.coverage"].high < 0.9
 

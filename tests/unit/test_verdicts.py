@@ -312,10 +312,11 @@ def test_low_recall_alone_blames_no_loss():
     """Recall of BCE is low, and its twin's is lower still: nothing collapses because of BCE."""
     one = next(claim for claim in CLAIMS if claim.key == "mode_collapse")
     configs = {"bce": {"network": "dcgan", "loss": "bce"}, "other": {"network": "dcgan", "loss": "wasserstein"}}
-    rows = [row("", "floor.recall", 0.8, 0.79, 0.81)] + [
-        row(gan, "recall", value + seed / 100, value - 0.01, value + 0.03, seed)
+    rows = [
+        row(gan, metric, value + seed / 100, value - 0.01, value + 0.03, seed)
         for gan, value in (("bce", 0.2), ("other", 0.1))
         for seed in range(3)
+        for metric in ("recall", "floor_ratio.recall")
     ]
     verdicts = judge([one], Measurements(configs, rows))
     assert [(v.leading, v.verdict) for v in verdicts] == [(True, NOT_SHOWN), (False, SHOWN)]
@@ -325,12 +326,12 @@ def test_low_recall_alone_blames_no_loss():
 def test_a_small_gain_is_no_cure():
     one = next(claim for claim in CLAIMS if claim.key == "other_losses")
     configs = {"wgan": {"network": "dcgan", "loss": "wasserstein"}, "bce": {"network": "dcgan", "loss": "bce"}}
-    floor = row("", "floor.recall", 0.8, 0.79, 0.81)
-    for value, expected in ((0.14, NOT_SHOWN), (0.78, SHOWN)):
-        rows = [floor] + [
-            row(gan, "recall", x + seed / 1000, x - 0.001, x + 0.003, seed)
+    for value, expected in ((0.14, NOT_SHOWN), (0.95, SHOWN)):
+        rows = [
+            row(gan, metric, x + seed / 1000, x - 0.001, x + 0.003, seed)
             for gan, x in (("wgan", value), ("bce", 0.1))
             for seed in range(3)
+            for metric in ("recall", "floor_ratio.recall")
         ]
         lead = next(v for v in judge([one], Measurements(configs, rows)) if v.leading)
         assert lead.verdict == expected
