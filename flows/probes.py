@@ -30,6 +30,7 @@ from medgan.metrics import (
     noise,
     path_length,
     pinning,
+    resolution,
     separability,
     spectrum,
     swd,
@@ -49,6 +50,20 @@ def _spectrum(subject: Subject) -> Answer:
         for name, power in (("real", curves.real), ("synthetic", curves.synthetic))
     }
     return Answer(found, figure=_figure(lines, "cycles a pixel", "power", log=True))
+
+
+def _resolution(subject: Subject) -> Answer:
+    found = resolution.spectrum_by_resolution(
+        subject.real.images, subject.synthetic.images, subject.real.patients, subject.seed
+    )
+    lines = {
+        name: [
+            [float(metric.rpartition(".")[2]), one.value] for metric, one in found.items() if metric.startswith(prefix)
+        ]
+        for name, prefix in (("real", "floor."), ("synthetic", "spectrum."))
+    }
+    trend = resolution.spectrum_trend(found)
+    return Answer({**found, "resolution.trend": trend}, figure=_figure(lines, "pixels", "spectral gap, dB"))
 
 
 def _swd(subject: Subject) -> Answer:
@@ -230,6 +245,7 @@ def _edits(subject: Subject) -> Answer:
     for space in subject.spaces:
         moved = edits.edit(subject.generator, subject.scores, subject.turns, space, seed=subject.seed)
         figures[f"edit_purity.{space}"] = edits.purity(moved, subject.seed)
+        figures[f"edit_control.{space}"] = edits.control(moved, subject.seed)
         shown = edits.picture(subject.generator, moved, 0, space, subject.seed)
     return Answer(figures, shown)
 
@@ -239,6 +255,7 @@ def _noise(subject: Subject) -> Answer:
     figures = {
         "noise": noise.structure_share(found, subject.seed),
         "noise.low_pass": noise.low_pass_share(found, subject.seed),
+        "noise.amplitude": noise.amplitude(found, subject.seed),
     }
     return Answer(figures, noise.picture(found))
 
@@ -305,6 +322,7 @@ def _figure(
 
 RUN: Mapping[str, Callable[[Subject], Answer]] = {
     "spectrum": _spectrum,
+    "resolution": _resolution,
     "swd": _swd,
     "ms_ssim": _ms_ssim,
     "ndb": _ndb,

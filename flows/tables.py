@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.records import Verdict
-from pipeline.report.limitations import figure_of
+from pipeline.report.limitations import expected_false, figure_of
 
 FIDELITY = ("kid.domain", "fid.domain", "precision", "recall", "density", "coverage")
 CLASSIFIER = ("auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "brier", "ece")
@@ -74,7 +74,7 @@ def _scorecard(verdicts: Sequence[Verdict]) -> str:
         against = f" against {one.against}" if one.against else ""
         remedy = f"; {one.remedy}" if one.remedy else ""
         lines.append(f"    {one.gan}{against}: {one.verdict}, {one.metric} {figure_of(one)}{remedy}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, [expected_false(verdicts)])])
 
 
 def ingest_tables(meta: Mapping[str, Any]) -> str:

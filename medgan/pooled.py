@@ -39,12 +39,14 @@ def pool(rows: Sequence[ResultRow]) -> Figure:
 
     Its interval holds the mean width of the trainings' own intervals, each end apart, and the luck of training
     (Student's t on the mean), added in quadrature. All trainings share the real images, so that their own intervals do
-    not shrink with their number. A row without an interval is a plain fact.
+    not shrink with their number. A row without an interval is a plain fact; one end alone means that the other is not
+    bounded.
     """
     values = [row.value for row in rows]
     value = statistics.fmean(values)
-    below = statistics.fmean(row.value - (row.value if row.low is None else row.low) for row in rows)
-    above = statistics.fmean((row.value if row.high is None else row.high) - row.value for row in rows)
+    ends = [_ends(row) for row in rows]
+    below = statistics.fmean(row.value - low for row, (low, _) in zip(rows, ends, strict=True))
+    above = statistics.fmean(high - row.value for row, (_, high) in zip(rows, ends, strict=True))
     luck = 0.0
     if len(values) > 1:
         luck = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
@@ -57,6 +59,12 @@ def pool(rows: Sequence[ResultRow]) -> Figure:
         rows[0].n_synthetic,
         rows[0].note,
     )
+
+
+def _ends(row: ResultRow) -> tuple[float, float]:
+    if row.low is None and row.high is None:
+        return row.value, row.value
+    return -math.inf if row.low is None else row.low, math.inf if row.high is None else row.high
 
 
 def compare(one: Figure, other: Figure, relation: Literal["ratio", "difference"]) -> Figure:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from medgan.metrics.speedup import Curves, times_sooner
@@ -23,7 +23,7 @@ MIN_SEEDS = 3
 """Trainings of each of two GANs before their difference is one of the GANs and not of the seeds' luck."""
 
 MIN_GENERATORS = 6
-"""Trainings behind a correlation over generators."""
+"""GANs behind a correlation over generators; the seeds of one GAN are no independent generators."""
 
 UNTOLD = ("name", "snapshots", "checkpoint_seconds")
 """Settings that do not change what is trained."""
@@ -58,9 +58,11 @@ class Check:
         threshold: where that side begins.
         reason: why there.
         relation: "value" takes the metric as it is; "ratio" and "difference" set it against ``over`` of the same GAN
-            or, with a twin, against the twin's; "correlation" is Spearman's over all trainings between it and ``over``;
+            or, with a twin, against the twin's; "correlation" is Spearman's between it and ``over`` over
+            all GANs that have both, each with its mean over seeds;
             "speedup" is how many times sooner than the twin's a training reaches a quality that both reach.
-        over: the second metric, for a ratio, difference or correlation within; ``floor.*`` is that of real images.
+        over: the second metric, for a ratio, difference or correlation within; ``floor.*`` is that of real images. With
+            a twin it is the twin's metric, where that is another one (a GAN without w against a style GAN's w).
         twin: the GAN to compare with.
     """
 
@@ -81,7 +83,7 @@ class Check:
         if self.relation == "speedup":
             return f"times sooner in {self.metric}"
         if self.twin is not None:
-            return f"{self.relation} in {self.metric}"
+            return f"{self.relation} in {self.metric}" + (f" to {self.over}" if self.over else "")
         return f"{self.metric} {dict(ratio='/', difference='−', correlation='~')[self.relation]} {self.over}"
 
 
@@ -94,7 +96,9 @@ class Claim:
         text: the claim.
         source: who made it, where.
         concerns: what a GAN's configuration meets if the claim is about it.
-        checks: the first one leads: its verdict is the claim's; the others stand beside it.
+        checks: the first ones lead: their verdict is the claim's; the others stand beside them.
+        leads: how many lead. A claim with two halves ("this rises and that falls") names both: it is shown if all are
+            shown, not shown if any is not shown, and else cannot be told.
     """
 
     key: str
@@ -102,6 +106,7 @@ class Claim:
     source: str
     concerns: tuple[Condition, ...]
     checks: tuple[Check, ...]
+    leads: int = 1
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,17 @@ class Measurements:
         """A metric of a GAN over its trainings; None where it was not measured."""
         found = [row for row in self.rows if (row.gan, row.metric) == (gan, metric) and math.isfinite(row.value)]
         return pool(found) if found else None
+
+    def only(self, gan: str, metric: str) -> str:
+        """``of this training only; ...`` where a figure rests on fewer than :data:`MIN_SEEDS`; else "".
+
+        A figure over seeds (without a seed of its own) has them in its interval.
+        """
+        seeds = {row.gan_seed for row in self.rows if (row.gan, row.metric) == (gan, metric)}
+        if len(seeds) >= MIN_SEEDS or None in seeds:
+            return ""
+        which = "this training" if len(seeds) == 1 else f"these {len(seeds)} trainings"
+        return f"of {which} only; train {MIN_SEEDS} seeds to tell something of the GAN"
 
     def speedup(self, gan: str, twin: str, clock: str) -> Figure | None:
         """How many times sooner a GAN is than its twin; None where nothing can be compared.
@@ -149,21 +165,48 @@ def judge(claims: Sequence[Claim], measured: Measurements) -> list[Verdict]:
         measured: configurations and figures.
 
     Returns:
-        Verdicts in the order of claims, checks and GANs; a correlation over all trainings stands under the first GAN
-        that the claim concerns.
+        Verdicts in the order of claims, checks and GANs; a correlation over all GANs stands under the first one
+        that the claim concerns. Where several checks lead, the leading row is the one that decides.
     """
     verdicts: list[Verdict] = []
     for claim in claims:
         concerned = [gan for gan, config in measured.configs.items() if meets(config, claim.concerns)]
+        found_of: dict[int, list[_Told]] = {}
         for position, check in enumerate(claim.checks):
             if check.relation == "correlation":
-                found = [_correlation(check, measured, concerned)] if concerned else []
+                found = [_correlation(check, measured, concerned[0])] if concerned else []
             elif check.twin is not None:
                 found = [_pair(check, measured, gan) for gan in concerned]
             else:
                 found = [_alone(check, measured, gan) for gan in concerned]
-            verdicts += [_verdict(claim, check, position == 0, told) for told in found if told is not None]
+            found_of[position] = [told for told in found if told is not None]
+        deciding = {gan: _deciding(claim, found_of, gan) for gan in concerned}
+        for position, check in enumerate(claim.checks):
+            for told in found_of[position]:
+                lead = deciding[told.gan]
+                leading = lead is not None and lead[0] == position
+                verdicts.append(_verdict(claim, check, leading, lead[1] if lead is not None and leading else told))
     return verdicts
+
+
+def _deciding(claim: Claim, found: Mapping[int, Sequence[_Told]], gan: str) -> tuple[int, _Told] | None:
+    """Position and answer of the leading check that decides for a GAN; None where none of them was measured.
+
+    The first that is not shown, else the first that cannot tell, else the first; one that was not measured cannot tell.
+    """
+    leads = {position: told for position in range(claim.leads) for told in found[position] if told.gan == gan}
+    for word in (NOT_SHOWN, CANNOT_TELL):
+        for position, told in leads.items():
+            if told.verdict == word:
+                return position, told
+    if not leads:
+        return None
+    position, told = next(iter(leads.items()))
+    missing = [claim.checks[other].label for other in range(claim.leads) if other not in leads]
+    if missing:
+        remedy = f"this half is shown, and {', '.join(missing)} was not measured"
+        return position, replace(told, verdict=CANNOT_TELL, remedy=remedy)
+    return position, told
 
 
 def meets(config: Mapping[str, Any], conditions: Sequence[Condition]) -> bool:
@@ -237,7 +280,10 @@ def _alone(check: Check, measured: Measurements, gan: str) -> _Told | None:
     if figure is not None and check.relation in ("ratio", "difference"):
         # the floor of a probe stands with each GAN, that of the score stage with none
         figure = _set_against(check, figure, measured.figure(gan, check.over) or measured.figure("", check.over))
-    return None if figure is None else _Told(gan, figure, decide(figure, check.side, check.threshold))
+    if figure is None:
+        return None
+    verdict = decide(figure, check.side, check.threshold)
+    return _Told(gan, figure, verdict, remedy=measured.only(gan, check.metric) if verdict != CANNOT_TELL else "")
 
 
 def _pair(check: Check, measured: Measurements, gan: str) -> _Told | None:
@@ -246,7 +292,8 @@ def _pair(check: Check, measured: Measurements, gan: str) -> _Told | None:
     if check.relation == "speedup":
         figure = measured.speedup(gan, twin, check.metric)
     else:
-        figure = _set_against(check, mine, measured.figure(twin, check.metric)) if mine is not None and twin else None
+        other = measured.figure(twin, check.over or check.metric) if twin else None
+        figure = _set_against(check, mine, other) if mine is not None else None
     if figure is None:
         if mine is None:
             return None
@@ -258,16 +305,16 @@ def _pair(check: Check, measured: Measurements, gan: str) -> _Told | None:
     return _Told(gan, figure, decide(figure, check.side, check.threshold), twin)
 
 
-def _correlation(check: Check, measured: Measurements, concerned: Sequence[str]) -> _Told | None:
-    rows = {(row.gan, row.gan_seed, row.metric): row.value for row in measured.rows if row.gan in concerned}
-    trainings = [(gan, seed) for gan, seed, metric in rows if metric == check.metric]
-    pairs = [(rows[*one, check.metric], rows[*one, check.over]) for one in trainings if (*one, check.over) in rows]
+def _correlation(check: Check, measured: Measurements, under: str) -> _Told | None:
+    figures = [(measured.figure(gan, check.metric), measured.figure(gan, check.over)) for gan in measured.configs]
+    pairs = [(one.value, other.value) for one, other in figures if one is not None and other is not None]
     if len(pairs) < 4:
         return None
-    figure = spearman(pairs)
+    figure = replace(spearman(pairs), note=f"over the means of {len(pairs)} GANs")
     if len(pairs) < MIN_GENERATORS:
-        return _Told(concerned[0], figure, CANNOT_TELL, remedy=f"train {MIN_GENERATORS} or more (there: {len(pairs)})")
-    return _Told(concerned[0], figure, decide(figure, check.side, check.threshold))
+        remedy = f"train {MIN_GENERATORS} or more GANs (there: {len(pairs)})"
+        return _Told(under, figure, CANNOT_TELL, remedy=remedy)
+    return _Told(under, figure, decide(figure, check.side, check.threshold))
 
 
 def _verdict(claim: Claim, check: Check, leading: bool, told: _Told) -> Verdict:
@@ -288,10 +335,19 @@ def _verdict(claim: Claim, check: Check, leading: bool, told: _Told) -> Verdict:
         high=figure.high if math.isfinite(figure.high) else None,
         side=check.side,
         threshold=check.threshold,
-        reason=check.reason,
+        reason=_reason(claim, check),
         seeds=figure.seeds,
         n_real=figure.n_real,
         n_synthetic=figure.n_synthetic,
         remedy=told.remedy,
         note=figure.note,
     )
+
+
+def _reason(claim: Claim, check: Check) -> str:
+    """Why the threshold stands there, and what else must hold where several checks lead."""
+    leads = claim.checks[: claim.leads]
+    others = [f"{one.label} {one.side} {one.threshold:g}" for one in leads if one is not check]
+    if check not in leads or not others:
+        return check.reason
+    return f"{check.reason}; all must hold: this, and {', and '.join(others)}"

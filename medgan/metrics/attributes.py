@@ -59,8 +59,8 @@ ATTRIBUTES: Mapping[str, Attribute] = {
     "contrast": contrast,
     "centre_x": centre_x,
     "centre_y": centre_y,
-    "asymmetry": asymmetry,
 }
+"""What probes ask for by default. Asymmetry is left out: it has no sign, so that no direction of a space is its own."""
 
 
 def scores(

@@ -9,6 +9,7 @@ that it teaches nothing; and a quality that differs from seed to seed or still s
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ import torch
 
 from medgan.metrics.intervals import clopper_pearson, deviation_interval
 from medgan.metrics.measured import Measured, TooFewImagesError
+from medgan.pooled import student_t
 
 Curve = Sequence[tuple[float, float]]
 """(images seen, value), in order."""
@@ -35,6 +37,8 @@ BOUND = 1e4
 SKIPPED = 0.01
 """Share of curve points with newly skipped (non-finite) steps from which a training counts as diverged."""
 LAST = 0.25
+MIN_SEEDS = 3
+"""Below it a mean over seeds has no interval."""
 QUALITY = "validation.fid.domain"
 
 
@@ -96,7 +100,8 @@ def divergence(courses: Sequence[Course], loss: str, quality: str = QUALITY) -> 
         ``divergence``, with the exact interval of so many of the seeds; ``divergence.over_seeds``, the standard
         deviation of the last quality over seeds that did not diverge, relative to their mean, with its χ² interval
         (needs two such seeds); ``divergence.last_quarter``, the standard deviation of quality around a straight line
-        in the last quarter, relative to its mean: median over those seeds and their range (needs three points each).
+        in the last quarter, relative to its mean: mean over those seeds with Student's 95 % interval (needs three
+        points each); below three seeds its upper end is not bounded and its lower one 0, so that nothing follows.
 
     Raises:
         TooFewImagesError: no seed at all.
@@ -117,10 +122,18 @@ def divergence(courses: Sequence[Course], loss: str, quality: str = QUALITY) -> 
         measured["divergence.over_seeds"] = Measured(spread, *ends, note=f"relative standard deviation; {note}")
     swings = [swing for curve in steady if (swing := _swing(last_quarter(curve))) is not None]
     if swings:
-        middle = float(torch.tensor(swings, dtype=torch.float64).quantile(0.5))
-        note = f"{quality} around a straight line, relative; median and range over {len(swings)} seed(s)"
-        measured["divergence.last_quarter"] = Measured(middle, min(swings), max(swings), note=note)
+        note = f"{quality} around a straight line, relative; mean over {len(swings)} seed(s)"
+        measured["divergence.last_quarter"] = _over_seeds(swings, note)
     return measured
+
+
+def _over_seeds(values: Sequence[float], note: str) -> Measured:
+    """Mean of positive values over seeds; Student's t, from three seeds on."""
+    mean = statistics.fmean(values)
+    if len(values) < MIN_SEEDS:
+        return Measured(mean, 0.0, None, note=f"{note}; no interval below {MIN_SEEDS} seeds")
+    reach = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Measured(mean, max(mean - reach, 0.0), mean + reach, note=f"{note}, Student's t")
 
 
 def _swing(values: Sequence[float]) -> float | None:

@@ -9,13 +9,17 @@ unedited images of a class,
 
 is 1 where nothing but the edited attribute changes, and 1/2 where the others change as much. If scores were linear in
 normal points, with correlations ρ, Δᵢⱼ/Δᵢᵢ would be |ρᵢⱼ|: attributes that go together in the images lower the purity
-in every space, so that z and w, or two generators, are to be compared, and the mean |ρ| is noted beside the figure.
+in every space. Perfect linear control therefore reaches
+
+    ceiling = mean over i of 1 / (1 + mean over j ≠ i of |ρᵢⱼ|)
+
+alone, and control = purity / ceiling is what says whether single features can be reached.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +30,7 @@ from medgan.metrics.attributes import ATTRIBUTES, Attribute, measure
 from medgan.metrics.drawing import Picture, of_images, points, tiled
 from medgan.metrics.intervals import RESAMPLES, percentiles, resample
 from medgan.metrics.measured import Measured, TooFewImagesError
-from medgan.metrics.separability import confident_half, within_class
+from medgan.metrics.separability import confident_half, require_points, within_class
 from medgan.sample import LoadedGenerator
 from medgan.seeds import seeded
 from pipeline.records import MedaugError
@@ -46,14 +50,25 @@ class Edits:
             float64 [i, images, j].
         directions: unit vectors [i, width].
         steps: one standard deviation of the points along each direction [i].
-        correlation: mean |ρ| between two attributes among unedited images.
+        correlations: |ρ| between attributes i and j among unedited images, 1 where i = j, float64 [i, j].
     """
 
     names: tuple[str, ...]
     changes: Tensor
     directions: Tensor
     steps: Tensor
-    correlation: float
+    correlations: Tensor
+
+    @property
+    def correlation(self) -> float:
+        """Mean |ρ| between two attributes."""
+        A = len(self.names)
+        return float((self.correlations.sum() - A) / (A * (A - 1)))
+
+    @property
+    def ceiling(self) -> float:
+        """The purity of perfect linear control."""
+        return float(_purities(self.correlations).mean())
 
 
 def edit(
@@ -77,7 +92,7 @@ def edit(
         seed: the one that the scores were measured with.
 
     Raises:
-        TooFewImagesError: fewer than :data:`MIN_IMAGES` images.
+        TooFewImagesError: fewer than :data:`MIN_IMAGES` images, or than the space's width asks for.
         MedaugError: fewer than two attributes, an attribute that does not vary, or no w.
     """
     if len(labels) < MIN_IMAGES:
@@ -85,6 +100,7 @@ def edit(
     if len(attributes) < 2:
         raise MedaugError(f"edits: {len(attributes)} attribute(s), expected at least two")
     at = points(generator, labels, seed, space)
+    require_points("edits", len(at), at.shape[1])
     centred = within_class(at, labels)
     own_scores = within_class(torch.stack([scores[name] for name in attributes], dim=1), labels)  # [N, A]
     deviation = own_scores.std(dim=0).clamp(min=1e-12)
@@ -108,14 +124,12 @@ def edit(
         changes.append((moved[1] - moved[0]) / deviation)
         found.append(along)
         steps.append(step)
-    A = len(attributes)
     correlations = torch.corrcoef(own_scores.T).abs()
-    between = float((correlations.sum() - correlations.trace()) / (A * (A - 1)))
-    return Edits(tuple(attributes), torch.stack(changes), torch.stack(found), torch.stack(steps), between)
+    return Edits(tuple(attributes), torch.stack(changes), torch.stack(found), torch.stack(steps), correlations)
 
 
 def purity(edits: Edits, seed: int = 0) -> Measured:
-    """See above; the interval is a bootstrap over the images that were edited.
+    """See above; the interval is a bootstrap over the images that were edited, the fitted directions held fixed.
 
     Raises:
         TooFewImagesError: fewer than :data:`MIN_EDITED` of them.
@@ -134,7 +148,25 @@ def purity(edits: Edits, seed: int = 0) -> Measured:
         high,
         n_synthetic=count,
         note=f"1 pure, 0.5 all alike; {named}; attributes correlate by |ρ| = {edits.correlation:.2f} on average; "
-        "bootstrap over edited images",
+        "bootstrap over edited images, the fitted directions held fixed",
+    )
+
+
+def control(edits: Edits, seed: int = 0) -> Measured:
+    """Purity over its ceiling, which is held fixed, too: 1 for perfect linear control.
+
+    Raises:
+        TooFewImagesError: as :func:`purity`.
+    """
+    found, ceiling = purity(edits, seed), edits.ceiling
+    assert found.low is not None
+    assert found.high is not None
+    return replace(
+        found,
+        value=found.value / ceiling,
+        low=found.low / ceiling,
+        high=found.high / ceiling,
+        note=f"purity over {ceiling:.2f}, what correlated attributes allow; {found.note}",
     )
 
 

@@ -18,7 +18,7 @@ class Measured:
     Attributes:
         value: the figure, finite.
         low: lower end of its 95 % interval; None only where the figure is a plain fact (a count, a share of seeds).
-        high: upper end.
+        high: upper end; None beside a lower end where it is not bounded.
         n_real: real images behind it; None where none are.
         n_synthetic: synthetic images behind it; None where none are.
         note: what a reader must know to read it: the interval's kind, k, subsets, the extractor's limits.

@@ -118,6 +118,19 @@ def low_pass_share(found: NoiseVariances, seed: int = 0) -> Measured:
     return Measured(float(shares[0]), low, high, n_synthetic=len(found.fine) * found.draws, note=_ending(note))
 
 
+def amplitude(found: NoiseVariances, seed: int = 0) -> Measured:
+    """By how much noise changes a pixel: standard deviation over noise, images being −1 to 1; bootstrap over latents.
+
+    Raises:
+        TooFewImagesError: fewer than :data:`MIN_LATENTS` latents.
+        MedaugError: noise that changes nothing.
+    """
+    sizes = found.fine[_usable(found, seed)].mean(dim=1).sqrt()
+    low, high = percentiles(sizes[1:])
+    note = "standard deviation of a pixel over noise, range −1 to 1; bootstrap over latents"
+    return Measured(float(sizes[0]), low, high, n_synthetic=len(found.fine) * found.draws, note=note)
+
+
 def structure_share(found: NoiseVariances, seed: int = 0) -> Measured:
     """See above; bootstrap over latents.
 

@@ -7,7 +7,7 @@ the extractor's own size: smaller images are enlarged again, real and synthetic 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from medgan.metrics.images import Images, Labels, as_numbers
 from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.metrics.sampling import unsplittable
 from medgan.metrics.spectrum import SMALLEST, spectrum
+from medgan.pooled import compare, pool
 from pipeline.records import MedaugError
 
 FEWEST = 8
@@ -60,6 +61,30 @@ def spectrum_by_resolution(
         for name in ("spectrum", "floor.spectrum"):
             measured[f"{name}.at.{max(size)}"] = found[name]
     return measured
+
+
+def spectrum_trend(found: Mapping[str, Measured]) -> Measured:
+    """How much the spectral gap, less its floor, is larger at full size than at the smallest size, in dB.
+
+    Above 0 where a GAN fails the more the finer the images are. The four figures are taken for independent (MOVER);
+    they come from the same images and go together, so that the interval is rather too wide.
+
+    Args:
+        found: :func:`spectrum_by_resolution`'s answer.
+
+    Raises:
+        TooFewImagesError: images that have one size only.
+    """
+    places = sorted(int(name.rpartition(".")[2]) for name in found if name.startswith("spectrum.at."))
+    if len(places) < 2:
+        raise TooFewImagesError(f"resolution: images of {places} pixels, expected sides that can be halved to 16")
+    excess = []
+    for size in (places[-1], places[0]):
+        own, floor = (pool([found[f"{prefix}spectrum.at.{size}"].row("spectrum")]) for prefix in ("", "floor."))
+        excess.append(compare(own, floor, "difference"))
+    trend, one = compare(excess[0], excess[1], "difference"), found[f"spectrum.at.{places[-1]}"]
+    note = f"dB above the floor: {excess[0].value:.2f} at {places[-1]} pixels, {excess[1].value:.2f} at {places[0]}"
+    return Measured(trend.value, trend.low, trend.high, one.n_real, one.n_synthetic, note)
 
 
 def distances_by_resolution(

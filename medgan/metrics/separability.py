@@ -30,6 +30,9 @@ from pipeline.records import MedaugError
 
 MIN_IMAGES = 200
 """Half of them are kept, and four fifths of those fit a plane."""
+MIN_POINTS_PER_DIMENSION = 4
+"""Kept points for each dimension of the space. With fewer the figure tells how many points there are, not how straight
+the space is: one with few directions of large variance passes for straighter than one of as many equal ones."""
 FOLDS = 5
 
 
@@ -58,11 +61,12 @@ def separate(at: Tensor, scores: Tensor, labels: Tensor, seed: int = 0) -> Separ
         seed: of the folds.
 
     Raises:
-        TooFewImagesError: fewer than :data:`MIN_IMAGES` images.
+        TooFewImagesError: fewer than :data:`MIN_IMAGES` images, or than the space's width asks for.
         MedaugError: scores that do not vary within a class.
     """
     if len(at) < MIN_IMAGES:
         raise TooFewImagesError(f"separability: {len(at)} images, expected at least {MIN_IMAGES}")
+    require_points("separability", len(at), at.shape[1])
     kept, truth = confident_half(scores, labels)
     centred = within_class(at, labels)[kept]
     fold = torch.randperm(len(kept), generator=seeded(seed, "folds")) % FOLDS
@@ -72,6 +76,25 @@ def separate(at: Tensor, scores: Tensor, labels: Tensor, seed: int = 0) -> Separ
         normal, offset = plane(centred[~out], truth[~out])
         predicted[out] = centred[out] @ normal > offset
     return Separated(kept, truth, predicted)
+
+
+def require_points(probe: str, images: int, width: int) -> None:
+    """Refuses a plane in a space that is too wide for so many images.
+
+    Args:
+        probe: its name.
+        images: before half of them are kept.
+        width: of the space.
+
+    Raises:
+        TooFewImagesError: fewer than :data:`MIN_POINTS_PER_DIMENSION` kept points for each dimension.
+    """
+    needed = 2 * MIN_POINTS_PER_DIMENSION * width
+    if images < needed:
+        raise TooFewImagesError(
+            f"{probe}: {images} images for {width} dimensions, expected {needed} or more "
+            f"({MIN_POINTS_PER_DIMENSION} kept for each); raise scorecard.draws"
+        )
 
 
 def confident_half(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +133,9 @@ def conditional_entropy(table: Tensor) -> Tensor:
 
 
 def separability(separated: Mapping[str, Separated], images: int, seed: int = 0) -> Measured:
-    """The exponential of the summed conditional entropies; bootstrap over images, planes kept.
+    """The exponential of the summed conditional entropies; bootstrap over images.
+
+    The interval holds the planes fixed: it does not contain what other images would have fitted.
 
     Args:
         separated: :func:`separate`'s answer for each attribute.
@@ -135,5 +160,6 @@ def separability(separated: Mapping[str, Separated], images: int, seed: int = 0)
         low,
         high,
         n_synthetic=images,
-        note=f"1 perfect, {2 ** len(separated)} chance; {each}; {FOLDS}-fold, bootstrap over images",
+        note=f"1 perfect, {2 ** len(separated)} chance; {each}; {FOLDS}-fold; bootstrap over "
+        "images, the fitted planes held fixed",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ LARGEST = 320
 
 SHOWS = {
     "spectrum": "power over spatial frequency",
+    "resolution": "spectral gap by resolution: real halves, synthetic",
     "ms_ssim": "most alike class: real above, synthetic below",
     "ndb": "bins that lack scans: real above, synthetic below",
     "duplicates": "most alike synthetic scans, each above its nearest",
@@ -88,6 +90,7 @@ class Scorecard:
         checks: every check of every claim.
         figures: every figure of every probe.
         missing: (GAN, probe, reason) of what could not be measured.
+        chance: how many of the verdicts chance alone may have made.
     """
 
     gans: tuple[Gan, ...]
@@ -95,6 +98,7 @@ class Scorecard:
     checks: Table
     figures: Table
     missing: tuple[tuple[str, str, str], ...]
+    chance: str
 
 
 def scorecard(evidence: Evidence) -> Scorecard | None:
@@ -109,13 +113,26 @@ def scorecard(evidence: Evidence) -> Scorecard | None:
     if not verdicts and not missing:
         return None
     lines = tuple(_claim(evidence, key, verdicts, i) for i, key in enumerate(dict.fromkeys(v.claim for v in verdicts)))
-    return Scorecard(evidence.gans, lines, _checks(verdicts), _figures(evidence), missing)
+    return Scorecard(evidence.gans, lines, _checks(verdicts), _figures(evidence), missing, expected_false(verdicts))
 
 
 def shown_limitations(evidence: Evidence, gan: str) -> str:
     """``shown: "a GAN merely memorises" (copies 0.2, 0.1 to 0.3)``: the leading checks that were shown; "" for none."""
     found = [v for v in evidence.data.verdicts if v.gan == gan and v.leading and v.verdict == "shown"]
-    return "; ".join(f"shown: “{v.text}” ({v.metric} {figure_of(v)})" for v in found)
+    return "; ".join(f"shown: “{v.text}” ({v.metric} {figure_of(v)}{', ' * bool(v.remedy)}{v.remedy})" for v in found)
+
+
+def expected_false(verdicts: Sequence[Verdict]) -> str:
+    """How many leading verdicts there are, and how many of them chance alone may have made; "" for none."""
+    leading = [v for v in verdicts if v.leading]
+    if not leading:
+        return ""
+    told = sum(v.verdict in KINDS for v in leading)
+    return (
+        f"{len(leading)} leading verdicts, {told} of them shown or not shown. Each rests on a 95 % interval of its "
+        "own, without correction for their number: were every figure at its threshold, "
+        f"{0.025 * len(leading):.1f} would be “shown” by chance and as many “not shown”."
+    )
 
 
 def figure_of(verdict: Verdict) -> str:

@@ -13,6 +13,8 @@ from medgan.metrics.divergence import Course
 from medgan.metrics.leak import leak, leaks, transformed
 from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.options import TRANSFORMS
+from medgan.pooled import pool
+from medgan.verdicts import CANNOT_TELL, decide
 from pipeline.phantom import CLASSES
 from pipeline.records import MedaugError
 from tests.unit.probe_images import generator, mednist, phantoms, small
@@ -302,8 +304,20 @@ def test_spread_over_seeds_and_in_the_last_quarter_have_known_values():
     rest = values - np.polyval(np.polyfit(seen, values, 1), seen)
     expected = math.sqrt((rest**2).sum() / (len(rest) - 2)) / values.mean()
     found = divergence.divergence([swinging, steady], "bce")["divergence.last_quarter"]
-    assert found.high == pytest.approx(expected, rel=1e-9)
+    assert (found.low, found.high) == (0.0, None)  # two seeds bound nothing
     assert found.value == pytest.approx(expected / 2, rel=1e-9)
+    found = divergence.divergence([swinging, steady, steady], "bce")["divergence.last_quarter"]
+    mean, error = expected / 3, np.std([expected, 0, 0], ddof=1) / math.sqrt(3)
+    assert found.high == pytest.approx(mean + scipy.stats.t.ppf(0.975, 2) * error, rel=1e-4)
+    assert (found.value, found.low) == (pytest.approx(mean), 0.0)
+
+
+def test_one_seed_that_swings_decides_nothing():
+    line = 100 - 0.2 * np.arange(40)
+    swinging = Course("done", {divergence.QUALITY: points(line + 60 * (-1.0) ** np.arange(40))})
+    found = divergence.divergence([swinging], "bce")["divergence.last_quarter"]
+    assert found.value > 0.2
+    assert decide(pool([found.row("divergence.last_quarter")]), "above", 0.2) == CANNOT_TELL
 
 
 def test_curves_of_few_points_give_no_spread():
@@ -377,6 +391,11 @@ def test_lost_detail_is_gone_at_half_the_size():
     soft = torch.nn.functional.interpolate(resolution.reduced(other, (16, 16)), (32, 32), mode="nearest")
     assert resolution.sizes(128, 48) == [(128, 48), (64, 24)]
     gaps = resolution.spectrum_by_resolution(real, soft, owners)
+    trend = resolution.spectrum_trend(gaps)  # blur takes the fine detail alone
+    assert trend.low > 0
+    assert trend.low < trend.value < trend.high
+    with pytest.raises(TooFewImagesError, match="expected sides that can be halved"):
+        resolution.spectrum_trend({name: one for name, one in gaps.items() if name.endswith(".16")})
     assert gaps["spectrum.at.32"].low > 3 * gaps["floor.spectrum.at.32"].high
     assert gaps["spectrum.at.16"].value < 2 * gaps["floor.spectrum.at.16"].high
     assert torch.allclose(resolution.reduced(soft, (16, 16)), resolution.reduced(other, (16, 16)), atol=1e-6)

@@ -114,6 +114,7 @@ def test_white_noise_is_detail_and_coarse_noise_is_not():
     assert white.value == pytest.approx(1 / 16, rel=0.1)
     assert white.low < 1 / 16 < white.high
     assert noise.low_pass_share(coarse).value == pytest.approx(1.0, rel=1e-3)
+    assert noise.amplitude(fine).value == pytest.approx(0.05, rel=0.05)
     torch.testing.assert_close(fine.map.mean().item(), 0.05, rtol=0.05, atol=0)  # the clamp takes a little
     sheet = noise.picture(fine)
     assert (sheet.shape, sheet.max()) == ((32, 32), 255)

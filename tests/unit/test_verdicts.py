@@ -31,6 +31,7 @@ from medgan.verdicts import (
 )
 from pipeline.config import preset_folders
 from pipeline.records import ResultRow
+from pipeline.report.limitations import expected_false
 
 SHIPPED = preset_folders(None)[0]
 PROTOCOL = {
@@ -222,20 +223,118 @@ def test_rank_correlation_agrees_with_scipy():
     assert (flat.value, flat.low, flat.high) == (0.0, -1.0, 1.0)
 
 
-def test_a_correlation_needs_trainings():
+def test_a_correlation_needs_gans():
     one = claim(Check("path_length", "ppl.w", "above", 0.0, "why", "correlation", "fid.domain"))
 
     def rows(count):
         return [
-            row(gan, metric, value + 10 * (gan == "b"), seed=seed)
-            for gan in ("a", "b")
-            for seed in range(count)
-            for metric, value in (("ppl.w", seed), ("fid.domain", 2.0 * seed))
+            row(str(gan), metric, value, seed=seed)
+            for gan in range(count)
+            for seed in range(10)
+            for metric, value in (("ppl.w", gan), ("fid.domain", 2.0 * gan))
         ]
 
-    told = {n: judge([one], Measurements({"a": {}, "b": {}}, rows(n)))[0].verdict for n in (2, 5)}
-    assert told == {2: CANNOT_TELL, 5: SHOWN}
-    assert judge([one], Measurements({"a": {}, "b": {}}, rows(1))) == []
+    told = {}
+    for count in (3, 4, 5, 6):
+        verdicts = judge([one], Measurements({str(gan): {} for gan in range(count)}, rows(count)))
+        told[count] = verdicts[0].verdict if verdicts else None
+    assert told == {3: None, 4: CANNOT_TELL, 5: CANNOT_TELL, 6: SHOWN}
+
+
+def test_seeds_of_a_gan_are_no_independent_generators():
+    """Six GANs without any relation, ten seeds each that hardly differ: sixty trainings, and still six GANs."""
+    one = claim(Check("path_length", "ppl.w", "above", 0.0, "why", "correlation", "fid.domain"))
+    rng, shown = np.random.default_rng(0), 0
+    for _ in range(200):
+        means = rng.normal(size=(6, 2))
+        rows = [
+            row(str(gan), metric, value + 0.01 * rng.normal(), seed=seed)
+            for gan in range(6)
+            for metric, value in zip(("ppl.w", "fid.domain"), means[gan], strict=True)
+            for seed in range(3)
+        ]
+        (verdict,) = judge([one], Measurements({str(gan): {} for gan in range(6)}, rows))
+        shown += verdict.verdict == SHOWN
+    assert shown <= 0.05 * 200  # 2.5 % is meant
+
+
+def test_one_training_is_told_as_one():
+    rows = [row("a", "droplets", 0.3, 0.2, 0.4, seed) for seed in range(3)]
+    of = {n: judge([ALONE], Measurements({"a": {}}, rows[:n]))[0] for n in (1, 2, 3)}
+    assert {one.verdict for one in of.values()} == {SHOWN}
+    assert of[1].remedy.startswith("of this training only")
+    assert of[2].remedy.startswith("of these 2 trainings only")
+    assert of[3].remedy == ""
+    over_seeds = judge([ALONE], Measurements({"a": {}}, [row("a", "droplets", 0.3, 0.2, 0.4, None)]))[0]
+    assert over_seeds.remedy == ""
+
+
+def test_chance_is_counted():
+    rows = [row("a", "droplets", 0.3, 0.2, 0.4), row("b", "droplets", 0.1, 0.0, 0.4)]
+    text = expected_false(judge([ALONE], Measurements({"a": {}, "b": {}}, rows)) * 20)
+    assert text.startswith("40 leading verdicts, 20 of them shown or not shown.")
+    assert "1.0 would be “shown” by chance" in text
+    assert expected_false([]) == ""
+
+
+HALVES = Claim(
+    *("key", "this falls and that rises", "a paper", ()),
+    (Check("p", "this", "below", 0.0, "why"), Check("p", "that", "above", 0.0, "why")),
+    leads=2,
+)
+DOWN, UP, WIDE = (-2.0, -1.0), (1.0, 2.0), (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("this", "that", "expected", "decides"),
+    [
+        (DOWN, UP, SHOWN, "this"),
+        (DOWN, DOWN, NOT_SHOWN, "that"),
+        (UP, UP, NOT_SHOWN, "this"),
+        (DOWN, WIDE, CANNOT_TELL, "that"),
+        (WIDE, DOWN, NOT_SHOWN, "that"),
+        (DOWN, None, CANNOT_TELL, "this"),
+        (None, DOWN, NOT_SHOWN, "that"),
+    ],
+)
+def test_both_halves_of_a_claim_must_hold(this, that, expected, decides):
+    ends = {"this": this, "that": that}
+    rows = [row("a", name, sum(one) / 2, *one) for name, one in ends.items() if one is not None]
+    verdicts = judge([HALVES], Measurements({"a": {}}, rows))
+    assert len(verdicts) == len(rows)
+    (lead,) = (one for one in verdicts if one.leading)
+    assert (lead.verdict, lead.metric) == (expected, decides)
+    assert "all must hold" in lead.reason
+    assert ("that was not measured" in lead.remedy) == (that is None)
+
+
+def test_low_recall_alone_blames_no_loss():
+    """Recall of BCE is low, and its twin's is lower still: nothing collapses because of BCE."""
+    one = next(claim for claim in CLAIMS if claim.key == "mode_collapse")
+    configs = {"bce": {"network": "dcgan", "loss": "bce"}, "other": {"network": "dcgan", "loss": "wasserstein"}}
+    rows = [
+        row(gan, metric, value + seed / 100, value - 0.01, value + 0.03, seed)
+        for gan, value in (("bce", 0.2), ("other", 0.1))
+        for seed in range(3)
+        for metric in ("recall", "floor_ratio.recall")
+    ]
+    verdicts = judge([one], Measurements(configs, rows))
+    assert [(v.leading, v.verdict) for v in verdicts] == [(True, NOT_SHOWN), (False, SHOWN)]
+    assert "recall is low" in verdicts[1].reason
+
+
+def test_a_small_gain_is_no_cure():
+    one = next(claim for claim in CLAIMS if claim.key == "other_losses")
+    configs = {"wgan": {"network": "dcgan", "loss": "wasserstein"}, "bce": {"network": "dcgan", "loss": "bce"}}
+    for value, expected in ((0.14, NOT_SHOWN), (0.95, SHOWN)):
+        rows = [
+            row(gan, metric, x + seed / 1000, x - 0.001, x + 0.003, seed)
+            for gan, x in (("wgan", value), ("bce", 0.1))
+            for seed in range(3)
+            for metric in ("recall", "floor_ratio.recall")
+        ]
+        lead = next(v for v in judge([one], Measurements(configs, rows)) if v.leading)
+        assert lead.verdict == expected
 
 
 def falling(times, seconds=1.0):
