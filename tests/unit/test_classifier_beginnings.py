@@ -31,8 +31,6 @@ def network_for(config, size=28, channels=1, seed=0, classes=CLASSES):
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (64, 3)])
 def test_more_networks_take_small_images_and_have_a_penultimate_layer(name, size, channels):
-    if name == "vit":
-        pytest.importorskip("einops", reason="MONAI's ViT needs the package einops")
     torch.manual_seed(1)
     network = network_for(ClassifierConfig(network=name, **NETWORKS[name]), size, channels)
     torch.manual_seed(2)

@@ -159,7 +159,8 @@ def test_npz_as_medmnist_lays_it_out(house):
 
 
 def test_a_hugging_face_imagefolder(house, tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     exported(house, form="imagefolder")
     for arguments in ({"path": str(house["out"])}, {"path": "imagefolder", "data_dir": str(house["out"])}):

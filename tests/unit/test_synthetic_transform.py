@@ -190,7 +190,8 @@ def test_monai_loads_lazily_drawn_images_beside_real_ones(tmp_path):
 
 @pytest.mark.thorough
 def test_a_lightning_module_trains_on_both(tmp_path):
-    lightning = pytest.importorskip("lightning")
+    import lightning
+
     real = scans(tmp_path)
     folder = saved(tmp_path, real.artifact.digest)
     synthetic = SyntheticDataset(folder, [0, 1] * 12, real=real)
