@@ -86,7 +86,7 @@ def contrast(
     """The paired difference between two arms on the same test patients.
 
     The interval carries both kinds of chance: patients are resampled, and the luck of training is added to each
-    resample as Student's t with its standard error and Satterthwaite's degrees of freedom, see :func:`_luck`. Of two
+    resample as Student's t, one for each kind of luck, with its own degrees of freedom, see :func:`_luck`. Of two
     runs a side that is wide, as it should be. Where the luck of a side is unknown, since it has a single run or comes
     from a single GAN training, p is 1, so that nothing can be claimed.
 
@@ -261,16 +261,16 @@ def _means(figures: Sequence[float], seeds: Sequence[int | None]) -> dict[int | 
 def _luck(parts: Sequence[Part], resamples: int, seed: int) -> Floats:
     """Draws of the error that the luck of training leaves in a difference of means over runs, [resamples].
 
-    Student's t with Satterthwaite's degrees of freedom (1946), Welch's for two sides; zero where nothing is known. He
-    gives too many where a large part has one degree of freedom: in simulation two GAN seeds, their luck the largest,
-    bring up to 12 % false claims at a nominal 5, three up to 7.
+    Each part's own Student t, added up (Behrens 1929, Fisher 1935); zero where nothing is known. One t of
+    Satterthwaite's degrees of freedom is narrower, but they are too many where a large part has one: with two GAN
+    seeds, their luck the largest, it brings about 10 % false claims at a nominal 5. This errs on the other side: 0.5 to
+    4 % in simulation.
     """
-    total = sum(error for error, _ in parts)
-    if total == 0.0:
-        return np.zeros(resamples)
-    freedom = total**2 / sum(error**2 / degrees for error, degrees in parts)
-    draws = np.random.default_rng([seed, 1]).standard_t(freedom, resamples)
-    return np.asarray(draws * np.sqrt(total), np.float64)
+    rng = np.random.default_rng([seed, 1])
+    draws = np.zeros(resamples)
+    for error, degrees in parts:
+        draws += np.sqrt(error) * rng.standard_t(degrees, resamples)
+    return draws
 
 
 def patient_weights(

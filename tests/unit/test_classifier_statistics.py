@@ -12,6 +12,7 @@ from classifiers.evaluate import Predictions
 from classifiers.statistics import (
     METRICS,
     Contrast,
+    _luck,
     _luck_parts,
     contrast,
     estimate,
@@ -94,10 +95,10 @@ def test_a_planted_gain_and_a_planted_harm_are_found():
     weak = [simulated(rng, 150, 0.5, labels=labels) for _ in range(5)]
     gain, harm = contrast(strong, weak), contrast(weak, strong)
     assert gain.low > 0.1
-    assert gain.p == pytest.approx(2 / 2001)
+    assert gain.p < 0.005
     assert gain.value == pytest.approx(-harm.value)
     assert harm.high < -0.1
-    assert harm.p == pytest.approx(2 / 2001)
+    assert harm.p < 0.005
     expected = np.mean([roc_auc_score(labels, run.probabilities[:, 1]) for run in strong])
     expected -= np.mean([roc_auc_score(labels, run.probabilities[:, 1]) for run in weak])
     assert gain.value == pytest.approx(expected)
@@ -249,21 +250,24 @@ def test_luck_of_a_complete_table_by_hand():
 
 
 @pytest.mark.parametrize("shared", [0.0, 1.0])
-@pytest.mark.parametrize(("gan", "classifier", "rest"), [(0.0, 1.0, 0.1), (0.3, 1.0, 0.3), (1.0, 1.0, 1.0)])
-def test_luck_of_gans_and_of_classifiers_rarely_passes_for_an_effect(gan, classifier, rest, shared):
+@pytest.mark.parametrize("gans", [2, 3])
+@pytest.mark.parametrize(
+    ("gan", "classifier", "rest"), [(0.0, 1.0, 0.1), (0.3, 1.0, 0.3), (1.0, 1.0, 1.0), (4.0, 1.0, 1.0)]
+)
+def test_luck_of_gans_and_of_classifiers_rarely_passes_for_an_effect(gan, classifier, rest, shared, gans):
     # y_gs = a_g + b_s + e_gs against B_s, no effect. GAN seeds' means alone call up to 79 % of the first an effect.
     rng = np.random.default_rng(8)
-    gans, seeds, trials, false = 3, 5, 1500, 0
+    # The last, of two GAN seeds, would be one in ten by Satterthwaite's degrees of freedom.
+    seeds, trials, false = 5, 1500, 0
     of = ([s for _ in range(gans) for s in range(seeds)], list(range(seeds)))
     for _ in range(trials):
         b = rng.normal(0, classifier, seeds)
         table = rng.normal(0, gan, (gans, 1)) + b + rng.normal(0, rest, (gans, seeds))
         control = shared * b + rng.normal(0, 0.1 + 0.9 * gan, seeds)
         parts = _luck_parts(table.ravel().tolist(), control.tolist(), [g for g in range(gans) for _ in of[1]], of)
-        error = sum(part for part, _ in parts)
-        freedom = error**2 / sum(part**2 / degrees for part, degrees in parts)
-        false += abs(table.mean() - control.mean()) > student.isf(0.025, freedom) * np.sqrt(error)
-    assert false / trials <= 0.07  # 5 %, and three and a half standard errors of 0.56 % on top
+        low, high = np.quantile(_luck(parts, 2000, 0), (0.025, 0.975))
+        false += not low <= table.mean() - control.mean() <= high
+    assert false / trials <= 0.06  # 5 %, and nearly two standard errors of 0.56 % on top
 
 
 def test_however_many_contrasts_a_clear_gain_can_be_shown():
@@ -292,26 +296,21 @@ def test_the_smallest_gain_has_students_tails_and_never_exceeds_the_largest_diff
 def test_the_smallest_gain_is_shown_about_four_times_in_five_by_contrasts_own_rule():
     # Gains as large as experiments like it say, on average, could be shown: how often are they?
     rng = np.random.default_rng(6)
-    labels, gans, seeds = np.arange(120) % 2, (0, 1, 2), (0, 1, 2, 3)
+    labels, gans, seeds, base, luck = np.arange(120) % 2, (0, 1, 2), (0, 1, 2, 3), 0.4, 0.05
     of = ([s for _ in gans for s in seeds], list(seeds))
 
-    def experiment(gain: float, trial: int) -> Contrast:
+    def experiment(signal: float, trial: int) -> Contrast:
         drawn = [
-            simulated(rng, 120, 0.9 + gain + a + rng.normal(0, 0.1), labels=labels)
-            for a in rng.normal(0, 0.1, len(gans))
+            simulated(rng, 120, signal + a + rng.normal(0, luck), labels=labels)
+            for a in rng.normal(0, luck, len(gans))
             for _ in seeds
         ]
-        control = [simulated(rng, 120, 0.9 + rng.normal(0, 0.1), labels=labels) for _ in seeds]
+        control = [simulated(rng, 120, base + rng.normal(0, luck), labels=labels) for _ in seeds]
         units = [g for g in gans for _ in seeds]
         return contrast(drawn, control, resamples=400, seed=trial, gan_seeds=units, classifier_seeds=of, tests=3)
 
-    said = float(np.median([experiment(0.0, trial).smallest for trial in range(40)]))
-    slope = (experiment_auroc(0.9 + 0.6) - experiment_auroc(0.9)) / 0.6
-    shown = [experiment(said / slope, trial) for trial in range(80)]
+    said = float(np.median([experiment(base, trial).smallest for trial in range(40)]))
+    # Of two classes the logits' difference is normal with mean ± signal and variance 2: AUROC is Φ(signal).
+    shown = [experiment(float(normal.ppf(normal.cdf(base) + said)), trial) for trial in range(80)]
     assert np.mean([one.value for one in shown]) == pytest.approx(said, rel=0.15)  # the planted gain is what it said
     assert 0.65 <= np.mean([one.p < 0.05 / 3 for one in shown]) <= 0.95
-
-
-def experiment_auroc(signal: float) -> float:
-    """Of :func:`simulated` with two classes: the logits' difference is normal with mean ± signal and variance 2."""
-    return float(normal.cdf(signal))
