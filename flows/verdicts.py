@@ -34,7 +34,7 @@ def probe_rows(config: ExperimentConfig, outcomes: Sequence[Outcome]) -> list[Re
     for gan in config.gans:
         courses = [Course(one.status, _curves(one.generator)) for one in outcomes if one.gan == gan.name]
         found = divergence(courses, gan.loss) if courses else {}
-        rows += [replace(measured.row(metric, STAGE), gan=gan.name) for metric, measured in found.items()]
+        rows += [replace(one.row(metric, STAGE), gan=gan.name, n=len(courses)) for metric, one in found.items()]
     return rows
 
 

@@ -40,7 +40,7 @@ def pool(rows: Sequence[ResultRow]) -> Figure:
     Its interval holds the mean width of the trainings' own intervals, each end apart, and the luck of training
     (Student's t on the mean), added in quadrature. All trainings share the real images, so that their own intervals do
     not shrink with their number. A row without an interval is a plain fact; one end alone means that the other is not
-    bounded.
+    bounded. A row without a seed of its own is over ``n`` trainings.
     """
     values = [row.value for row in rows]
     value = statistics.fmean(values)
@@ -54,7 +54,7 @@ def pool(rows: Sequence[ResultRow]) -> Figure:
         value,
         value - math.hypot(below, luck),
         value + math.hypot(above, luck),
-        len(rows),
+        len(rows) if rows[0].gan_seed is not None or rows[0].n is None else rows[0].n,
         rows[0].n_real,
         rows[0].n_synthetic,
         rows[0].note,

@@ -102,7 +102,8 @@ class ResultRow:
         value: the figure.
         low: lower end of its 95 % interval, where one was measured.
         high: upper end.
-        n: the number of cases behind the value (patients for contrasts, test scans for classifiers).
+        n: the number of cases behind the value (patients for contrasts, test scans for classifiers, trainings for a
+            probe's figure over all seeds).
         n_real: real images behind a fidelity metric.
         n_synthetic: synthetic images behind a fidelity metric.
         gan: preset name; "" where none is involved (real-only arms, the floor).

@@ -173,6 +173,9 @@ def test_seeds_widen_the_interval_as_student_says():
     assert found.high == pytest.approx(7 / 3 + math.hypot(0.2, half), rel=1e-4)
     alone = pool([row("a", "m", 1.0, 0.9, 1.2)])
     assert (alone.low, alone.high) == (pytest.approx(0.9), pytest.approx(1.2))
+    assert (found.seeds, alone.seeds) == (3, 1)
+    over_all = dataclasses.replace(row("a", "divergence", 0.2, 0.0, 0.7, seed=None), n=5)
+    assert (pool([over_all]).seeds, pool([over_all]).high) == (5, pytest.approx(0.7))
 
 
 @pytest.mark.parametrize("degrees", range(1, 40))
