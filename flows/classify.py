@@ -20,26 +20,13 @@ from flows.devices import training_device
 from flows.progress import progress_bar
 from pipeline.dataset import ScanDataset
 from pipeline.records import read_rows, write_rows
-from pipeline.store import Artifact, Draft, Recipe, code_version, file_sha256
+from pipeline.store import Artifact, Draft, Recipe, file_sha256
 from pipeline.subgroups import read_subgroups
+from pipeline.versions import code_version
 
 ROWS = "rows.jsonl"
 PREDICTIONS = "predictions.npz"
-TRAINING_CODE = (
-    "classifiers.arms",
-    "classifiers.augment",
-    "classifiers.config",
-    "classifiers.evaluate",
-    "classifiers.networks",
-    "classifiers.train",
-    "classifiers.trained",
-    "classifiers.transforms",
-    "classifiers.weights",
-    "pipeline.codes",
-    "pipeline.dataset",
-    "pipeline.device",
-    "pipeline.fit",
-)
+TRAINING_CODE = ("classifiers.arms", "classifiers.evaluate", "classifiers.train")
 """What a trained classifier depends on, the feature extractor too."""
 CODE = (*TRAINING_CODE, "classifiers.details", "pipeline.subgroups")
 """What a cell depends on; the statistics over cells are made anew with each report."""

@@ -25,20 +25,12 @@ from medgan.extractors import (
 from medgan.metrics import DOMAIN, fid
 from pipeline.dataset import ScanDataset
 from pipeline.device import choose_device, has_bfloat16
-from pipeline.store import Artifact, Draft, Recipe, code_version
+from pipeline.store import Artifact, Draft, Recipe
+from pipeline.versions import code_version
 
 log = logging.getLogger(__name__)
 FEATURES, STATISTICS = "features.npy", "statistics.safetensors"
-CODE = (
-    "flows.extract",
-    "classifiers.trained",
-    "classifiers.networks",
-    "medgan.extractors",
-    "medgan.inception",
-    "medgan.metrics.moments",
-    "pipeline.codes",
-    "pipeline.device",
-)
+CODE = ("flows.extract",)
 
 
 @dataclass(frozen=True)

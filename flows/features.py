@@ -16,7 +16,8 @@ from flows.context import Context, plain
 from flows.devices import training_device
 from flows.progress import progress_bar
 from pipeline.dataset import ScanDataset
-from pipeline.store import Artifact, Draft, Recipe, code_version
+from pipeline.store import Artifact, Draft, Recipe
+from pipeline.versions import code_version
 
 
 def extractor_recipe(config: ExperimentConfig, data: Artifact) -> Recipe:

@@ -17,20 +17,13 @@ from medgan.metrics.copies import copies, copies_in_features
 from medgan.metrics.precision_recall import NEIGHBOURS, squared_radii
 from pipeline.dataset import IMAGES, ScanDataset, write_index
 from pipeline.records import MedaugError
-from pipeline.store import Artifact, Draft, Recipe, code_version
+from pipeline.store import Artifact, Draft, Recipe
+from pipeline.versions import code_version
 
 COPIES_SPARED = 0.9
 """Share of each class that is counted on to be left without copies: two checks with 20 validation images, the fewest,
 take a 21st each of what is no copy. Of a generator that copies more, less is left, and arms that need it fail."""
-CODE = (
-    "flows.filters",
-    "classifiers.trained",
-    "classifiers.networks",
-    "medgan.metrics",
-    "pipeline.codes",
-    "pipeline.dataset",
-    "pipeline.device",
-)
+CODE = ("flows.filters",)
 
 
 @task(name="filter", task_run_name="filter {synthetic.name} by {kind}", tags=["synthesize"], cache_policy=NO_CACHE)

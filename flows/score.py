@@ -11,16 +11,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.context import Context
-from flows.extract import CODE as EXTRACTION
 from flows.extract import Source, real_features, sources, synthetic_features
 from flows.progress import progress_bar
 from medgan.metrics import fidelity, floor
 from pipeline.dataset import ScanDataset
 from pipeline.records import ResultRow, read_rows, write_rows
-from pipeline.store import Artifact, Draft, Recipe, code_version
+from pipeline.store import Artifact, Draft, Recipe
+from pipeline.versions import code_version
 
 ROWS = "rows.jsonl"
-CODE = ("flows.score", "medgan.metrics", *EXTRACTION)
+CODE = ("flows.score", "flows.extract")
 
 
 @task(name="score", task_run_name="score {synthetic.name}", tags=["score"], cache_policy=NO_CACHE)

@@ -15,7 +15,6 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-import medgan
 from classifiers.trained import load_classifier
 from flows.configuration import ExperimentConfig
 from flows.context import Context, one_line
@@ -25,44 +24,16 @@ from flows.progress import progress_bar
 from flows.subject import Answer, Images, Subject
 from flows.verdicts import ROWS, STAGE
 from medgan.limitations import PROBES, WITHOUT_AUGMENTATION
+from medgan.sample import load
 from medgan.verdicts import find_twin, meets
 from pipeline.dataset import ScanDataset
 from pipeline.records import read_rows, write_rows
-from pipeline.store import Artifact, Draft, Recipe, code_version
+from pipeline.store import Artifact, Draft, Recipe
+from pipeline.versions import code_version
 
 log = logging.getLogger(__name__)
 MISSING, FIGURES = "missing.json", "figures.json"
-CODE = (
-    "flows.scorecard",
-    "flows.probes",
-    "flows.subject",
-    "medgan.pooled",
-    "medgan.metrics",
-    "medgan.explore",
-    "medgan.directions",
-    "medgan.sample",
-    "medgan.styles",
-    "medgan.networks",
-    "medgan.convolution",
-    "medgan.layers",
-    "medgan.growing",
-    "medgan.architecture",
-    "medgan.augment",
-    "medgan.config",
-    "medgan.contract",
-    "medgan.options",
-    "medgan.losses",
-    "medgan.sizes",
-    "medgan.ranks",
-    "medgan.registry",
-    "medgan.seeds",
-    "classifiers.config",
-    "classifiers.trained",
-    "classifiers.networks",
-    "pipeline.codes",
-    "pipeline.dataset",
-    "pipeline.device",
-)
+CODE = ("flows.scorecard", "flows.probes", "flows.subject", "medgan.networks")
 
 
 @task(name="scorecard", task_run_name="scorecard {synthetic.name}", tags=["scorecard"], cache_policy=NO_CACHE)
@@ -141,7 +112,7 @@ def examine(
 ) -> Subject:
     """Loads what the probes look at."""
     most, seed = config.scorecard.images, config.seed
-    train, drawn = ScanDataset(dataset, "train"), medgan.load(generator, device=device)
+    train, drawn = ScanDataset(dataset, "train"), load(generator, device=device)
     return Subject(
         generator=drawn,
         classifier=load_classifier(extractor, device),

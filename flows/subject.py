@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from classifiers.trained import TrainedClassifier, features, probabilities
-from medgan import LoadedGenerator
 from medgan.metrics import attributes
 from medgan.metrics.drawing import classes_in_turn
 from medgan.metrics.measured import Measured
+from medgan.sample import LoadedGenerator
 from pipeline.dataset import ScanDataset
 
 Picture = NDArray[np.uint8]

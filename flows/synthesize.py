@@ -9,41 +9,18 @@ from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-import medgan
 from flows.context import Context
 from flows.exports.gate import find_copies
 from flows.exports.writers import ImageSet, write_dicom
 from flows.progress import progress_bar, say
-from medgan.sample import synthesize
+from medgan.sample import load, synthesize
 from pipeline.codes import decode
 from pipeline.records import MedaugError
-from pipeline.store import Artifact, Draft, Recipe, code_version
+from pipeline.store import Artifact, Draft, Recipe
+from pipeline.versions import code_version
 
 PICTURES, WALK = 9, 8  # images a class, and steps of a latent walk, that the report shows
-CODE = (
-    "medgan.sample",
-    "medgan.networks",
-    "medgan.convolution",
-    "medgan.layers",
-    "medgan.ranks",
-    "medgan.styles",
-    "medgan.growing",
-    "medgan.architecture",
-    "medgan.contract",
-    "medgan.registry",
-    "medgan.seeds",
-    "medgan.sizes",
-    "pipeline.codes",
-    "pipeline.device",
-    "pipeline.dataset",
-    "pipeline.dicom.write",
-    "flows.exports.gate",
-    "flows.exports.writers",
-    "medgan.metrics.copies",
-    "medgan.metrics.images",
-    "medgan.metrics.intervals",
-    "medgan.metrics.likeness",
-)
+CODE = ("medgan.sample", "medgan.networks", "pipeline.dicom.write", "flows.exports.gate", "flows.exports.writers")
 
 
 def to_uint8(unit: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -108,7 +85,7 @@ def draw_synthetic(context: Context, dataset: Path, generator: Path) -> Path:
     with context.child(recipe, f"synthesize {gan} s{gan_seed}", tags) as run:
 
         def build(draft: Draft) -> None:
-            drawn = medgan.load(generator)
+            drawn = load(generator)
             classes = range(len(drawn.spec.classes))
             with progress_bar(f"synthesize {gan} s{gan_seed}", "images") as progress:
                 counts = dict.fromkeys(drawn.spec.classes, settings.per_class)

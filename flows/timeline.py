@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from medgan import LoadedGenerator
+from medgan.sample import LoadedGenerator
 
 Snapshot = Callable[[int, LoadedGenerator], Mapping[str, float]]
 FILE = "timeline.json"

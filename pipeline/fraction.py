@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from pipeline.dataset import IMAGES, INDEX, ScanDataset, write_index
 from pipeline.records import SPLITS, MedaugError
-from pipeline.store import Artifact, Draft, Recipe, Store, code_version
+from pipeline.store import Artifact, Draft, Recipe, Store
+from pipeline.versions import code_version
 
-CODE = ("pipeline.fraction", "pipeline.dataset", "pipeline.codes")
+CODE = ("pipeline.fraction",)
 TABLE = "slices.parquet"
 
 

@@ -33,35 +33,12 @@ from pipeline.records import SPLITS, ImageSpec, MedaugError, Progress, ValueRang
 from pipeline.scans import Rules
 from pipeline.sources import Source, SourceConfig, open_source
 from pipeline.splits import SplitConfig, class_shares, describe_split, join_groups, prefer_copy, split_by
-from pipeline.store import Artifact, Draft, Recipe, Store, code_version
+from pipeline.store import Artifact, Draft, Recipe, Store
 from pipeline.subgroups import Kept, subgroup_columns
+from pipeline.versions import code_version
 from pipeline.workers import Bounds, Workers, default_workers
 
-CODE = (
-    "pipeline.accounts",
-    "pipeline.archives",
-    "pipeline.audit",
-    "pipeline.codes",
-    "pipeline.collect",
-    "pipeline.dataset",
-    "pipeline.dicom",
-    "pipeline.fields",
-    "pipeline.files",
-    "pipeline.geometry",
-    "pipeline.ingest",
-    "pipeline.labels",
-    "pipeline.matching",
-    "pipeline.neighbours",
-    "pipeline.npz",
-    "pipeline.pictures",
-    "pipeline.preprocess",
-    "pipeline.reading",
-    "pipeline.separation",
-    "pipeline.sources",
-    "pipeline.splits",
-    "pipeline.subgroups",
-    "pipeline.workers",
-)
+CODE = ("pipeline.ingest",)
 """Modules whose code decides what a dataset artifact holds."""
 
 

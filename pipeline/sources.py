@@ -14,7 +14,8 @@ from pipeline.dicom.web import DicomWebConfig, mirror
 from pipeline.files import GONE, OF_THE_FILE, Entry, entry_of, list_entries
 from pipeline.phantom import write_phantoms
 from pipeline.records import MedaugError, Progress
-from pipeline.store import canonical_json, code_version
+from pipeline.store import canonical_json
+from pipeline.versions import code_version
 
 Kind = Literal["dicom", "images", "npz"]
 PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}

@@ -13,15 +13,11 @@ into place last. Two hashes follow from that:
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import io
 import json
 import os
 import shutil
-import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,63 +40,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@cache
-def code_version(*modules: str) -> str:
-    """Hash of the named modules' code, docstrings and comments left out.
-
-    A package name stands for all modules in it. Prefect's own cache key looks at a task's lines only and would serve
-    stale results after the library under it changed; this looks at the library.
-
-    Args:
-        modules: dotted names, e.g. ``"medgan.networks"``.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(modules):
-        spec = importlib.util.find_spec(name)
-        assert spec is not None, f"no module {name}"
-        assert spec.origin is not None, f"{name} has no source"
-        origin = Path(spec.origin)
-        files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
-        for file in files:
-            digest.update(f"{name}/{file.name}\0{source_code(file.read_text(encoding='utf-8'))}\0".encode())
-    return digest.hexdigest()[:16]
-
-
-SILENT = (tokenize.COMMENT, tokenize.NL)
-"""Tokens without a meaning."""
-
-
-def source_code(text: str) -> str:
-    """A Python source without what does not count: comments, blank lines, spacing, and strings that stand alone.
-
-    Token by token, and not by way of ``ast``: tasks run in threads, and Python 3.11's ``ast.parse`` fails with a
-    ``SystemError`` when two threads are in it and a garbage collection falls between (CPython issue 106905).
-
-    Args:
-        text: a module's source.
-
-    Returns:
-        One logical line a line, its indentation in front.
-    """
-    lines: list[str] = []
-    tokens: list[str] = []
-    only_strings, depth = True, 0
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type in (tokenize.INDENT, tokenize.DEDENT):
-            depth += 1 if token.type == tokenize.INDENT else -1
-        elif token.type in (tokenize.NEWLINE, tokenize.ENDMARKER):
-            if tokens and not only_strings:
-                lines.append(f"{depth} " + "\x1f".join(tokens))
-            tokens, only_strings = [], True
-        elif token.type not in SILENT:
-            tokens.append(token.string)
-            only_strings = only_strings and token.type == tokenize.STRING
-    return "\n".join(lines)
-
-
 @dataclass(frozen=True)
 class Recipe:
     """What an artifact is made from.
@@ -110,7 +49,7 @@ class Recipe:
         name: for people; part of the folder's name and of nothing else.
         inputs: role → digest of an input artifact, or a fingerprint of outside data.
         config: plain JSON data.
-        code: :func:`code_version` of what makes it.
+        code: :func:`pipeline.versions.code_version` of what makes it.
     """
 
     kind: str

@@ -23,7 +23,8 @@ from flows.tracking import tracking_uri
 from medgan.sample import WEIGHTS, fetch, resolve, synthesize, trained_on
 from pipeline.dataset import IMAGES, ScanDataset, write_index
 from pipeline.records import SPLITS, MedaugError
-from pipeline.store import MANIFEST, Artifact, Draft, Recipe, Store, code_version, file_sha256
+from pipeline.store import MANIFEST, Artifact, Draft, Recipe, Store, file_sha256
+from pipeline.versions import code_version
 
 FORMATS = ("artifact", *WRITERS)
 PER_CLASS = 100  # images of each class drawn from a generator, unless told otherwise

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import multiprocessing
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipeline import store as store_module
 from pipeline.records import MedaugError
-from pipeline.store import Artifact, Draft, Recipe, Store, canonical_json, code_version, source_code
+from pipeline.store import Artifact, Draft, Recipe, Store, canonical_json
 
 RECIPE = Recipe("thing", "first", {"in": "abc"}, {"size": 3}, "v1")
 
@@ -139,57 +135,6 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
         worker.join(timeout=30)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert (tmp_path / "calls.txt").read_text() == "built\n"
-
-
-def test_comments_do_not_change_the_code_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = tmp_path / "sample_module_for_version.py"
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def version(source: str) -> str:
-        module.write_text(source)
-        store_module.code_version.cache_clear()
-        return code_version("sample_module_for_version")
-
-    plain = version("def f(x):\n    return x + 1\n")
-    assert version('"""Words."""\n# more\ndef f(x):\n    """Doc."""\n    return x + 1\n') == plain
-    assert version("def f(x):\n    return x + 2\n") != plain
-    store_module.code_version.cache_clear()
-
-
-def test_only_code_counts() -> None:
-    spread = 'def f(\n    x,\n):\n    """Doc."""\n\n    # why\n    return (x  +  1)\n'
-    assert source_code(spread) == source_code("def f(x,):\n  return (x + 1)\n")
-    deeper, shallower = "if a:\n    b()\n    c()\n", "if a:\n    b()\nc()\n"
-    assert source_code(deeper) != source_code(shallower)
-    assert source_code("x = 'a'\n") != source_code("x = 'b'\n")
-
-
-def test_threads_may_ask_for_versions_at_once() -> None:
-    """Python 3.11's ast.parse fails here: a collection in the middle of it lets another thread in (CPython 106905)."""
-    source = Path(store_module.__file__).read_text(encoding="utf-8")
-
-    class Cycle:
-        def __init__(self) -> None:
-            self.me = self
-
-        def __del__(self) -> None:
-            sum(range(50))
-
-    def more_garbage(_phase: str, _info: dict[str, int]) -> None:
-        Cycle()
-
-    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
-    gc.callbacks.append(more_garbage)
-    gc.set_threshold(50)
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            codes = set(pool.map(source_code, [source] * 12))
-    finally:
-        gc.set_threshold(*thresholds)
-        sys.setswitchinterval(interval)
-        gc.callbacks.remove(more_garbage)
-    assert codes == {source_code(source)}
 
 
 def test_canonical_json_ignores_order() -> None:
