@@ -27,7 +27,7 @@ from pipeline.geometry import Fit, Geometry
 from pipeline.labels import LabelConfig, choose_classes
 from pipeline.matching import Labelling, open_labels
 from pipeline.neighbours import describe as describe_near
-from pipeline.neighbours import look_for_pairs
+from pipeline.neighbours import near_pairs
 from pipeline.preprocess import Preparation, Window
 from pipeline.records import SPLITS, ImageSpec, MedaugError, Progress, ValueRange
 from pipeline.scans import Rules
@@ -196,7 +196,7 @@ def _assemble(config: DataConfig, found: Collected, spools: Path, draft: Draft) 
     write_index(draft.folder, codes, labels.tolist(), splits.tolist(), patients.tolist())
     fields = fields_table(np.array(found.fields, object)[stays], kept)
     audits = audit_headers(fields, labels, patients)
-    near = look_for_pairs(codes, patients, splits)
+    near = near_pairs(codes, patients, splits)
     table = fates(found, slices, stays, conflicting)
     tally, quarantine = reckon(table, int(stays.sum()))
     counts = count(kept, classes)
