@@ -13,12 +13,12 @@ class of MedNIST (499,500 pairs a class) and on the CT slices of ct100:
 * What is found among MedNIST's own CT and MR slices (9 to 78 in 100,000 pairs; it names no patients) are neighbouring
   slices of one person, but for head CTs: there rings of bone of different people pass too, 18 in 100,000 at most.
 
-Below 48 pixels a side less detail is left, and a pair has to agree by 0.985. At 32 x 32 no two of 1,000 chest films or of
-1,000 hands reach that (0.87 and 0.92 at most); of procedural chests, each drawn on its own, no two of 2,961 do at 24 x 24
-or 40 x 40 (0.984). Found at 32 x 32 are all of 300 images of a class made 10 % brighter or of another gamma, 84 to
-100 % of those windowed 25 % narrower, 25 % (chest CTs) to 100 % of those as JPEG of quality 50 or with noise, and few
-of those moved by half a pixel before they were averaged down. BreastMNIST's 780 ultrasound images of 28 x 28 hold 103
-pairs, 58 of them across its published split; at 0.92, where the pairs looked at are one picture too, 208 and 119.
+Below 48 pixels a side less detail is left, and a pair has to agree by 0.985. At 32 x 32 no two of 1,000 chest films or
+of 1,000 hands reach that (0.87 and 0.92 at most); of procedural chests, each drawn on its own, no two of 2,961 do at
+24 x 24 or 40 x 40 (0.984). Found at 32 x 32 are all of 300 images of a class made 10 % brighter or of another gamma, 84
+to 100 % of those windowed 25 % narrower, 25 % (chest CTs) to 100 % of those as JPEG of quality 50 or with noise, and
+few of those moved by half a pixel before they were averaged down. BreastMNIST's 780 ultrasound images of 28 x 28 hold
+103 pairs, 58 of them across its published split; at 0.92, where the pairs looked at are one picture too, 208 and 119.
 
 Not found: pictures moved further (by two pixels along both axes 14 to 46 % are), turned, mirrored or cropped.
 """
