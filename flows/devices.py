@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from flows.progress import go_on
+
 POLL_SECONDS = 1.0
 SHARES = 4
 """Small trainings at once on a GPU."""
@@ -57,6 +59,9 @@ def training_device(configured: str, small: bool = False) -> Iterator[str]:
 
     Yields:
         "cpu" or "cuda:N".
+
+    Raises:
+        Stopped: interrupted while it waited.
     """
     count = torch.cuda.device_count() if configured != "cpu" else 0
     if count == 0:
@@ -73,6 +78,7 @@ def training_device(configured: str, small: bool = False) -> Iterator[str]:
                 if all(_taken(gpu, share, held) for gpu, share in choice):
                     yield f"cuda:{choice[0][0]}"
                     return
+        go_on()
         time.sleep(POLL_SECONDS)
 
 

@@ -33,7 +33,7 @@ from flows.preflight import (
     check_output,
     check_services,
 )
-from flows.progress import say
+from flows.progress import let_stages_run, say, stop_stages
 from flows.registration import register
 from flows.score import score_floor, score_synthetic
 from flows.scorecard import fill_scorecard
@@ -108,6 +108,7 @@ def experiment(config: ExperimentConfig, until: Until = "report") -> State[Any]:
         until: the last stage wanted.
     """
     started = time.time()
+    let_stages_run()
     before = artifact_count(config)
     preflight(config)  # here as well as in the command: a server's form starts the flow without it
     ingested = ingest_scans(config)
@@ -127,6 +128,7 @@ def experiment(config: ExperimentConfig, until: Until = "report") -> State[Any]:
     try:
         return run_stages(context, ingested, until, before, started)
     except BaseException:
+        stop_stages()
         context.parent.end("FAILED")
         raise
 

@@ -1,8 +1,13 @@
-"""Progress with an estimate of the time left, on stderr: bars on a terminal, now and then a line in a log file."""
+"""Progress with an estimate of the time left, on stderr: bars on a terminal, now and then a line in a log file.
+
+Where a stage tells its progress it is stopped, too: an interrupt reaches the main thread alone, and a pool's threads
+would train on for days before the process could end.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +19,32 @@ from pipeline.records import Progress
 LINE_SECONDS = 10.0
 FORMAT = "{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_fmt}]"
 
+_stopping = threading.Event()
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was interrupted, in another thread than this stage's."""
+
+
+def stop_stages() -> None:
+    """Makes every stage in this process raise :class:`Stopped` where it next tells its progress."""
+    _stopping.set()
+
+
+def let_stages_run() -> None:
+    """Takes :func:`stop_stages` back."""
+    _stopping.clear()
+
+
+def go_on() -> None:
+    """Nothing, or the end of a stage that is to stop.
+
+    Raises:
+        Stopped: after :func:`stop_stages`.
+    """
+    if _stopping.is_set():
+        raise Stopped("interrupted")
+
 
 @contextmanager
 def progress_bar(title: str, unit: str) -> Iterator[Progress]:
@@ -24,13 +55,21 @@ def progress_bar(title: str, unit: str) -> Iterator[Progress]:
         unit: of what is counted, e.g. "images".
 
     Yields:
-        ``progress(done, total)``.
+        ``progress(done, total)``, which raises :class:`Stopped` after :func:`stop_stages`.
     """
     if sys.stderr.isatty():
         with _bar(title, unit) as update:
-            yield update
+            yield _stoppable(update)
     else:
-        yield _lines(title, unit)
+        yield _stoppable(_lines(title, unit))
+
+
+def _stoppable(update: Progress) -> Progress:
+    def update_or_stop(done: int, total: int) -> None:
+        update(done, total)
+        go_on()
+
+    return update_or_stop
 
 
 @contextmanager

@@ -77,7 +77,8 @@ def train(
             full state in ``state/``; none of it depends on the clock or on interruptions.
         device: "auto", "cpu", "cuda", ...
         log: called with the curves' newest values and the images seen.
-        progress: called with the images seen and the images in all.
+        progress: called with the images seen and the images in all; where it raises ``KeyboardInterrupt``, the state is
+            saved first.
         on_snapshot: at ``config.snapshots`` points: evaluates the averaged generator, returns metrics.
         on_grid: at the same points: gets a picture, uint8 [rows, columns] or [rows, columns, 3], one row a class.
 
@@ -195,7 +196,11 @@ class Trainer:
             if tick - saved >= config.checkpoint_seconds:
                 self.save(scratch)
                 saved = time.monotonic()
-            progress(min(self.now.images_seen, config.images), config.images)
+            try:
+                progress(min(self.now.images_seen, config.images), config.images)
+            except KeyboardInterrupt:
+                self.save(scratch)
+                raise
         return self.finish(output, "diverged" if reason else "done", reason)
 
     # -- when it does not go well --------------------------------------------------------------------------------------

@@ -239,3 +239,28 @@ def test_killed_and_started_again_it_ends_where_an_unbroken_run_ends(tmp_path: P
     assert code == 0, errors[-3000:]
     broken_off, straight = (next(r.glob("artifacts/generator/*/generator.safetensors")) for r in (runs, unbroken))
     assert broken_off.read_bytes() == straight.read_bytes()
+
+
+def test_ctrl_c_ends_a_training_at_its_next_step_and_keeps_it(tmp_path: Path) -> None:
+    file = write_experiment(tmp_path, gans={"dcgan": {"images": 10**8, "checkpoint_seconds": 3600}})
+    runs, log = tmp_path / "runs", tmp_path / "log.txt"
+    command = [sys.executable, "-m", "flows.cli", "train", str(file), "--runs", str(runs)]
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            command,
+            stderr=stream,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whatever this process does with it
+        )
+    deadline = time.monotonic() + 180
+    while "train dcgan" not in log.read_text():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not list(runs.glob("artifacts/unfinished/generator-*/step-*"))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 130
+    assert "goes on where it stopped" in log.read_text()
+    assert list(runs.glob("artifacts/unfinished/generator-*/step-*"))
+    assert {run.info.status for run in children(runs, "train")} == {"KILLED"}

@@ -9,6 +9,7 @@ import pytest
 
 from flows import devices
 from flows.devices import SHARES, training_device, workers
+from flows.progress import Stopped, let_stages_run, progress_bar, stop_stages
 
 
 @pytest.fixture
@@ -67,3 +68,25 @@ def test_a_training_that_fails_gives_its_share_back(two_gpus):
         raise RuntimeError
     with training_device("cuda:0") as device:
         assert device == "cuda:0"
+
+
+def test_who_waits_for_a_gpu_can_be_interrupted(two_gpus):
+    with training_device("cuda:0"):
+        stop_stages()
+        try:
+            with pytest.raises(Stopped), training_device("cuda:0"):
+                pass
+        finally:
+            let_stages_run()
+
+
+def test_a_stage_is_stopped_where_it_tells_its_progress():
+    with progress_bar("test", "steps") as progress:
+        progress(1, 3)
+        stop_stages()
+        try:
+            with pytest.raises(Stopped):
+                progress(2, 3)
+        finally:
+            let_stages_run()
+        progress(3, 3)

@@ -61,6 +61,23 @@ def test_a_step_changes_both_networks_and_the_average(preset, data):
     assert float(trainer.skipped) == 0
 
 
+def test_an_interrupt_loses_nothing(data, tmp_path):
+    config = tiny("dcgan", checkpoint_seconds=3600)
+
+    def interrupt(done, total):
+        if done >= 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, data, tmp_path, progress=interrupt)
+    seen = []
+    fit(config, data, tmp_path, progress=lambda done, total: seen.append(done))
+    assert seen[0] == 16 + config.batch
+    fit(config, data, tmp_path / "unbroken")
+    first, second = (load_file(tmp_path / where / "out" / "generator.safetensors") for where in ("", "unbroken"))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_resumed_equals_uninterrupted_to_the_bit(preset, data, tmp_path):
     # Growing ends within the run, and lazy phases run before and after the cut.
