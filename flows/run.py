@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import tags
@@ -28,7 +31,8 @@ def run_experiment(config: ExperimentConfig, until: Until) -> dict[str, Any]:
     os.environ[MASTER] = str(os.getpid())
     stop_orphaned_servers()
     with tags("medaug", process_tag()):
-        close_dead_flow_runs()
+        with interrupts_not_inherited():  # by Prefect's temporary server, which starts here
+            close_dead_flow_runs()
         state = experiment(config, until, return_state=True)
     result = state.result(raise_on_failure=False)
     if isinstance(result, BaseException):
@@ -36,6 +40,22 @@ def run_experiment(config: ExperimentConfig, until: Until) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise RuntimeError(f"the flow ended as {state.name}: {state.message}")
     return {**result, "text": _text(result, until)}
+
+
+@contextmanager
+def interrupts_not_inherited() -> Iterator[None]:
+    """Processes that start within the block do not notice Ctrl-C, which a terminal sends to all of a command's.
+
+    The server has to outlive it: else Prefect asks it for minutes to take down how the run ended.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _text(summary: dict[str, Any], until: Until) -> str:
