@@ -41,6 +41,7 @@ CODE = (
     "medgan.architecture",
     "medgan.augment",
     "medgan.progression",
+    "medgan.compiled",
     "medgan.contract",
     "medgan.ranks",
     "medgan.registry",

@@ -20,7 +20,7 @@ from medgan.architecture import Architecture
 from medgan.config import GanConfig
 from medgan.contract import Discriminator, Generator, NoiseSource
 from medgan.convolution import conv2d, conv_transpose2d
-from medgan.layers import LEAK, ClassEmbedding, channels_at
+from medgan.layers import ClassEmbedding, channels_at, leaky_relu
 from medgan.options import require
 from medgan.ranks import SharedBatchNorm
 from medgan.sizes import Pyramid, Stage
@@ -188,7 +188,7 @@ class DcganDiscriminator(Discriminator):
         """See :meth:`Discriminator.score`."""
         x = images.contiguous(memory_format=torch.channels_last)
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            x = F.leaky_relu(norm(conv(x)), LEAK)  # [N, C, h, w] -> [N, 2C, h/2, w/2]
+            x = leaky_relu(norm(conv(x)))  # [N, C, h, w] -> [N, 2C, h/2, w/2]
         scores: Tensor = self.last(x.flatten(1))  # [N, C, h, w] -> [N, C·h·w] -> [N, outputs]
         return scores
 
