@@ -154,10 +154,8 @@ class Pass:
                 wanted = [x for x in (*self.network.parameters(), *twins) if x.requires_grad]
                 torch.autograd.grad(y.sum(), wanted, allow_unused=True)
         finally:
-            with torch.no_grad():
-                for buffer, before in zip(self.network.buffers(), kept, strict=True):
-                    if not torch.equal(buffer, before):  # a graph made before may count on the others
-                        buffer.copy_(before)
+            for buffer, before in zip(self.network.buffers(), kept, strict=True):
+                buffer.data.copy_(before)  # unseen by autograd: a graph made before this one may have kept the buffer
 
 
 def one_layout(x: Tensor) -> Tensor:

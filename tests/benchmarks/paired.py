@@ -83,9 +83,7 @@ def compare(
                     run = lambda t=trainer, p=phase, b=shown: t.run_phase(p, b)  # noqa: E731
                     if count == 0 and variant == COMPILED:
                         run()
-                        flops[variant][phase.name] = flops["fast"][
-                            phase.name
-                        ]  # as many; its code hides them
+                        flops[variant][phase.name] = flops["fast"][phase.name]  # as many; its code hides them
                     elif count == 0:
                         with CountedFlops() as counter:
                             run()
