@@ -167,8 +167,10 @@ class Trainer:
 
     def note_passes(self) -> None:
         """From now on the progression says how passes ran, those before an interruption too."""
-        for name, one in self.architecture.passes.items():
-            one.ran = self.now.passes.setdefault(name, [])
+        passes = self.architecture.passes
+        self.now.passes = {name: self.now.passes.get(name, []) for name in passes}  # in this order, restored or not
+        for name, one in passes.items():
+            one.ran = self.now.passes[name]
 
     # -- the whole training --------------------------------------------------------------------------------------------
 

@@ -59,13 +59,13 @@ def pretend(monkeypatch, compiler):
     monkeypatch.setattr(torch, "compile", compiler)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_rehearsal_leaves_no_trace(preset, data, monkeypatch):
+@pytest.mark.parametrize(("preset", "precision"), [*((preset, "float32") for preset in PRESETS), ("dcgan", "bfloat16")])
+def test_a_rehearsal_leaves_no_trace(preset, precision, data, monkeypatch):
     """With a compiler that changes nothing, a training has the eager one's bits: running statistics, random stream."""
-    eager = stepped(configured(preset), data)
+    eager = stepped(configured(preset, precision=precision), data)
     pretend(monkeypatch, lambda function, **options: function)
     monkeypatch.setattr(compiled, "one_layout", lambda x: x)  # another layout, other roundings
-    trainer = stepped(configured(preset, compile="default"), data)
+    trainer = stepped(configured(preset, precision=precision, compile="default"), data)
     assert differing(eager, trainer) == []
     assert trainer.now.passes == expected(preset)
     assert eager.now.passes == {name: ["eager (compile off)"] for name in BOTH}
