@@ -49,6 +49,7 @@ CODE = (
     "medgan.architecture",
     "medgan.augment",
     "medgan.config",
+    "medgan.compiled",
     "medgan.contract",
     "medgan.options",
     "medgan.losses",
