@@ -25,7 +25,6 @@ from medgan.contract import DrawnNoise
 from medgan.sizes import Stage
 
 Mode = Literal["off", "default", "reduce-overhead"]
-MODES: tuple[Mode, ...] = ("off", "default", "reduce-overhead")
 
 Source = DrawnNoise | torch.Generator | None
 """Where a pass has its random numbers from."""
