@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from medgan import losses
 from medgan.augment import Augment
+from medgan.compiled import Pass
 from medgan.config import GanConfig
 from medgan.contract import Batch, Discriminator, Generator, Phase, random_latent, random_noise
 from medgan.layers import double, halve
@@ -45,6 +47,7 @@ class Architecture(nn.Module, ABC):
         generator_conditions: what :class:`medgan.options.Conditioning` may say of the generator here.
         discriminator_conditions: the same of the discriminator.
         has_w: whether there is an intermediate latent.
+        generates: the generator's method that makes a training's images, and may be compiled.
         config: the configuration.
         spec: what the images are.
         pyramid: their sizes.
@@ -57,6 +60,7 @@ class Architecture(nn.Module, ABC):
     generator_conditions: ClassVar[tuple[str, ...]] = ("embedding", "none")
     discriminator_conditions: ClassVar[tuple[str, ...]] = ("projection", "auxiliary", "none")
     has_w: ClassVar[bool] = False
+    generates: ClassVar[str] = "forward"
     generator: Generator
     discriminator: Discriminator
 
@@ -68,6 +72,15 @@ class Architecture(nn.Module, ABC):
         self.loss = losses.LOSSES[config.loss]
         self.options = read_options(self.Options, config.architecture, f"architecture ({config.network})")
         self.augment = Augment(config.augmentation) if config.augmentation.kind != "none" else None
+
+    @cached_property
+    def passes(self) -> Mapping[str, Pass]:
+        """The networks' forward passes in training where they are differentiated once; see :mod:`medgan.compiled`."""
+        mode = self.config.compile
+        return {
+            "generator": Pass(self.generator, self.generates, mode),
+            "discriminator": Pass(self.discriminator, "score", mode),
+        }
 
     @classmethod
     def refuse(cls, config: GanConfig) -> None:
@@ -138,7 +151,8 @@ class Architecture(nn.Module, ABC):
     def fakes(self, batch: Batch) -> Tensor:
         """Generated images for a training step, [N, C, h, w], of the batch's classes."""
         z = random_latent(batch, self.generator.latent)
-        return self.generator(z, batch.labels, batch.stage, random_noise(batch))
+        noise = self.generator.draw_noise(batch.stage, random_noise(batch))
+        return self.passes["generator"]([z, batch.labels], batch.stage, noise)
 
     def phases(self) -> tuple[Phase, ...]:
         """In the order in which a step runs them."""
@@ -218,7 +232,8 @@ class Architecture(nn.Module, ABC):
 
     def scores(self, images: Tensor, batch: Batch) -> Tensor:
         """What the discriminator says of images of the batch's classes, float32 [N, outputs]."""
-        return self.discriminator.score(images, batch.labels, batch.stage, batch.rng).float()
+        rng = batch.rng if self.discriminator.draws else None
+        return self.passes["discriminator"]([images, batch.labels], batch.stage, rng).float()
 
     def class_loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """−E[log P(class | image)] of the auxiliary classifier (Odena et al. 2017, section 3)."""

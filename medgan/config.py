@@ -53,6 +53,9 @@ class GanConfig:
         checkpoint_seconds: wall time between two checkpoints.
         precision: "auto" takes bfloat16 where the hardware computes in it, "float32" and "bfloat16" force. What it took
             is in generator.json; a training that goes on elsewhere keeps it.
+        compile: ``torch.compile`` of what is differentiated once: "off"; "default"; or "reduce-overhead", with CUDA
+            graphs, the same as "default" on a CPU. Minutes at the start; never measured on CUDA. What cannot be
+            compiled runs eager: how it ran is in generator.json, see :mod:`medgan.compiled`.
         skip_limit: so many consecutive steps of one phase with non-finite losses or gradients, or more than half of at
             least so many, and the training goes back; looked for at the points of the training's curves.
         rollbacks: how often it goes back to the last good state, with half the learning rates, before it has diverged.
@@ -77,6 +80,7 @@ class GanConfig:
     snapshots: int = 5
     checkpoint_seconds: float = 60.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["off", "default", "reduce-overhead"] = "off"
     skip_limit: int = 50
     rollbacks: int = 2
 
@@ -96,6 +100,7 @@ class GanConfig:
         require(self.checkpoint_seconds >= 0, "checkpoint_seconds", self.checkpoint_seconds, "0 or more")
         precisions = ("auto", "float32", "bfloat16")
         require(self.precision in precisions, "precision", self.precision, ", ".join(precisions))
+        require_one_of("compile", self.compile, ("off", "default", "reduce-overhead"))
         require(self.skip_limit >= 1, "skip_limit", self.skip_limit, "1 or more")
         require(self.rollbacks >= 0, "rollbacks", self.rollbacks, "0 (none) or more")
         end = self.conditioning.transition_end

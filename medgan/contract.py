@@ -22,6 +22,21 @@ NoiseSource = Callable[[int, int, int], Tensor]
 """``noise(layer, height, width)`` gives the layer's noise, float32 [N, 1, height, width]."""
 
 
+class DrawnNoise:
+    """Noise of all layers, drawn before any is used.
+
+    Args:
+        maps: by layer, float32 [N, 1, height, width].
+    """
+
+    def __init__(self, maps: Mapping[int, Tensor]):
+        self.maps = maps
+
+    def __call__(self, layer: int, height: int, width: int) -> Tensor:
+        """See :data:`NoiseSource`."""
+        return self.maps[layer]
+
+
 @dataclass(frozen=True)
 class Batch:
     """What a phase sees of one step.
@@ -89,6 +104,10 @@ class Generator(nn.Module, ABC):
         """Height and width of the noise of each layer, in the order of layers; empty where there is none."""
         return ()
 
+    def draw_noise(self, stage: Stage, noise: NoiseSource) -> DrawnNoise:
+        """All noise of a pass at a stage, drawn in the order of layers, which is that in which a pass would draw it."""
+        return DrawnNoise({layer: noise(layer, *size) for layer, size in enumerate(self.noise_layers(stage))})
+
 
 class Discriminator(nn.Module, ABC):
     """Image and class to one logit, and with an auxiliary classifier to a logit for each class.
@@ -100,7 +119,10 @@ class Discriminator(nn.Module, ABC):
     Attributes:
         condition: how the class enters.
         outputs: numbers that the last layer gives for an image.
+        draws: whether :meth:`score` draws random numbers in training.
     """
+
+    draws: bool = False
 
     def __init__(self, classes: int, condition: str):
         super().__init__()

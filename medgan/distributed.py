@@ -43,8 +43,8 @@ REPORTS = 20
 """Lines of progress in a whole training."""
 
 
-class StoppedError(Exception):
-    """The launcher, or a person, asked this process to end."""
+class StoppedError(BaseException):
+    """The launcher, or a person, asked this process to end; not to be taken for a failure of what it interrupts."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from medgan.contract import Discriminator
 from medgan.layers import (
     HE_GAIN,
-    LEAK,
     Blur,
     EqualConv2d,
     EqualLinear,
@@ -20,6 +19,7 @@ from medgan.layers import (
     channels_at,
     double,
     halve,
+    leaky_relu,
     minibatch_stddev,
 )
 from medgan.options import require
@@ -90,10 +90,10 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor, jitter: Jitter) -> Tensor:
         """Halves; ``jitter`` is done to each convolution's input."""
-        x = F.leaky_relu(self.conv0(jitter(x)), LEAK)
+        x = leaky_relu(self.conv0(jitter(x)))
         if self.blur is None:
-            return halve(F.leaky_relu(self.conv1(jitter(x)), LEAK))
-        return F.leaky_relu(self.conv1(self.blur(jitter(x))), LEAK)
+            return halve(leaky_relu(self.conv1(jitter(x))))
+        return leaky_relu(self.conv1(self.blur(jitter(x))))
 
 
 class GrowingDiscriminator(Discriminator):
@@ -130,6 +130,7 @@ class GrowingDiscriminator(Discriminator):
         widths = [channels_at(level, base, maximum) for level in range(pyramid.levels + 1)]
         self.stddev_group = stddev_group
         self.jitter = jitter
+        self.draws = jitter > 0
         self.register_buffer("mean_logit", torch.zeros(()))
         self.from_rgb = nn.ModuleList(EqualConv2d(spec.channels, width, 1, gain=HE_GAIN) for width in widths)
         # blocks[l] leads from level l + 1 to level l
@@ -151,9 +152,9 @@ class GrowingDiscriminator(Discriminator):
                 x = torch.lerp(self._read(halve(images), level), x, stage.alpha)
         if self.stddev_group:
             x = minibatch_stddev(x, self.stddev_group)
-        x = F.leaky_relu(self.conv(jitter(x)), LEAK)
+        x = leaky_relu(self.conv(jitter(x)))
         x = jitter(x).flatten(1)  # for the 4x4 convolution: [N, F, h, w] -> [N, F·h·w]
-        x = F.leaky_relu(self.dense(x), LEAK)  # -> [N, F]
+        x = leaky_relu(self.dense(x))  # -> [N, F]
         scores: Tensor = self.last(x)
         return scores
 
@@ -181,4 +182,4 @@ class GrowingDiscriminator(Discriminator):
         return multiply
 
     def _read(self, images: Tensor, level: int) -> Tensor:
-        return F.leaky_relu(self.from_rgb[level](images), LEAK)
+        return leaky_relu(self.from_rgb[level](images))

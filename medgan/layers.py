@@ -256,6 +256,32 @@ def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
     return torch.cat([x, maps], dim=1)
 
 
+def leaky_relu(x: Tensor) -> Tensor:
+    """X where it is positive, else 0.2·x."""
+    if torch.compiler.is_compiling():
+        y: Tensor = _LeakyRelu.apply(x)
+        return y
+    return F.leaky_relu(x, LEAK)
+
+
+class _LeakyRelu(torch.autograd.Function):
+    """The same, for the compiler: its gradient is taken from the result, which the next layer keeps anyway.
+
+    Taken from x, as the library has it, the compiler keeps a mask besides, which it writes slowly.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = F.leaky_relu(x, LEAK)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.where(y > 0, gradients[0], LEAK * gradients[0])
+
+
 def double(x: Tensor) -> Tensor:
     """Nearest neighbour: [N, C, H, W] -> [N, C, 2H, 2W]."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -286,7 +312,8 @@ class Blur(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H + 2·padding + 1 − taps, W + 2·padding + 1 − taps], x's dtype."""
-        blurred: Tensor = _Filter.apply(x, self.kernel.to(x.dtype), self.padding)
+        function = _FilterOnce if torch.compiler.is_compiling() else _Filter
+        blurred: Tensor = function.apply(x, self.kernel.to(x.dtype), self.padding)
         return blurred
 
 
@@ -297,12 +324,32 @@ class _Filter(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kernel: Tensor, padding: int) -> Tensor:
         ctx.save_for_backward(kernel)
         ctx.padding = kernel.shape[-1] - 1 - padding
-        C = x.shape[1]
-        with torch.autocast(x.device.type, enabled=False):
-            return F.conv2d(x, kernel.expand(C, -1, -1, -1), padding=padding, groups=C)
+        return filtered(x, kernel, padding)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (kernel,) = ctx.saved_tensors
         gradient: Tensor = _Filter.apply(gradients[0], kernel.to(gradients[0].dtype), ctx.padding)
         return gradient, None, None
+
+
+class _FilterOnce(torch.autograd.Function):
+    """The same for the compiler, which differentiates once and does not follow a function into itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(kernel)
+        ctx.padding = kernel.shape[-1] - 1 - padding
+        return filtered(x, kernel, padding)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (kernel,) = ctx.saved_tensors
+        return filtered(gradients[0], kernel.to(gradients[0].dtype), ctx.padding), None, None
+
+
+def filtered(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """Every channel filtered by one kernel: [N, C, H, W], [1, 1, k, k] -> [N, C, H', W'], in x's dtype."""
+    C = x.shape[1]
+    with torch.autocast(x.device.type, enabled=False):
+        return F.conv2d(x, kernel.expand(C, -1, -1, -1), padding=padding, groups=C)

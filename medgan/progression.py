@@ -49,6 +49,7 @@ class Progression:
         good: points passed at which a state to go back to was kept.
         rollbacks: how often the training went back to one.
         curves: metric → list of (images seen, value).
+        passes: how the networks' passes ran; see :class:`medgan.compiled.Pass`.
     """
 
     step: int = 0
@@ -58,6 +59,7 @@ class Progression:
     good: int = 0
     rollbacks: int = 0
     curves: Curves = field(default_factory=dict)
+    passes: dict[str, list[str]] = field(default_factory=dict)
 
 
 def grid(generator: LoadedGenerator, seed: int) -> NDArray[np.uint8]:

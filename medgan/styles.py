@@ -9,15 +9,14 @@ from itertools import pairwise
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgan import losses
 from medgan.architecture import Architecture
 from medgan.config import GanConfig
-from medgan.contract import Batch, Generator, NoiseSource, Phase, random_latent, random_noise
+from medgan.contract import Batch, DrawnNoise, Generator, NoiseSource, Phase, random_latent, random_noise
 from medgan.convolution import WithoutWeightGradients
-from medgan.layers import HE_GAIN, LEAK, ClassEmbedding, EqualLinear, exact, pixel_norm
+from medgan.layers import HE_GAIN, ClassEmbedding, EqualLinear, exact, leaky_relu, pixel_norm
 from medgan.options import require, require_one_of
 from medgan.ranks import mean, total, uniform
 from medgan.sizes import Pyramid, Stage
@@ -136,7 +135,7 @@ class MappingNetwork(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             x = self.embedding(pixel_norm(exact(z)), labels, label)
             for layer in self.layers:
-                x = F.leaky_relu(layer(x), LEAK)
+                x = leaky_relu(layer(x))
             return x
 
 
@@ -194,6 +193,12 @@ class StyleGenerator(Generator):
             return ()
         largest = self.pyramid.size(stage.level)
         return [size for size in self.layer_noise.sizes if size <= largest]
+
+    def draw_noise(self, stage: Stage, noise: NoiseSource) -> DrawnNoise:
+        """See :meth:`Generator.draw_noise`; of the layers that take some."""
+        noisy = self.layer_noise.noisy
+        sizes = enumerate(self.noise_layers(stage))
+        return DrawnNoise({layer: noise(layer, *size) for layer, size in sizes if noisy[layer]})
 
     @abstractmethod
     def style_layers(self, stage: Stage) -> int:
@@ -262,6 +267,7 @@ class StyleArchitecture(Architecture):
     """Training of generators with styles: mixing, the mean of w, path length regularisation."""
 
     has_w: ClassVar[bool] = True
+    generates: ClassVar[str] = "synthesis"
     generator: StyleGenerator
     path_length_mean: Tensor
 
@@ -318,4 +324,6 @@ class StyleArchitecture(Architecture):
 
     def fakes(self, batch: Batch) -> Tensor:
         """Generated images for a training step, [N, C, h, w], of the batch's classes."""
-        return self.generator.synthesis(self.styles(batch), batch.stage, random_noise(batch))
+        ws = self.styles(batch)
+        noise = self.generator.draw_noise(batch.stage, random_noise(batch))
+        return self.passes["generator"]([ws], batch.stage, noise)

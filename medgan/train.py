@@ -128,6 +128,7 @@ class Trainer:
         self.rates = {name: float(optimiser.param_groups[0]["lr"]) for name, optimiser in self.optimisers.items()}
         self.rng = seeded(self.seed, "steps", device=device)
         self.now = Progression()
+        self.note_passes()
         self.skips = {phase.name: SkipCounts(device) for phase in self.phases}
         self.pending: dict[str, list[Tensor]] = {}  # curve values that no one has read yet
 
@@ -150,6 +151,8 @@ class Trainer:
         """Descends one phase's loss; a step with a non-finite loss or gradient changes nothing in the networks."""
         network: nn.Module = getattr(self.architecture, phase.network)
         network.requires_grad_(True)
+        if self.config.compile == "reduce-overhead" and self.device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()  # nothing of the phase before is needed any more
         with autocast(self.device, self.precision):
             loss, curves = phase.loss(batch)
         loss.backward()
@@ -162,6 +165,13 @@ class Trainer:
         self.skips[phase.name].note(bad)
         for name, value in curves.items():
             self.pending.setdefault(name, []).append(value.detach().float())
+
+    def note_passes(self) -> None:
+        """From now on the progression says how passes ran, those before an interruption too."""
+        passes = self.architecture.passes
+        self.now.passes = {name: self.now.passes.get(name, []) for name in passes}  # in this order, restored or not
+        for name, one in passes.items():
+            one.ran = self.now.passes[name]
 
     # -- the whole training --------------------------------------------------------------------------------------------
 
@@ -313,6 +323,7 @@ class Trainer:
             dataset=self.dataset,
             precision=self.precision,
             device=self.device.type,
+            passes=now.passes,
             seed=self.seed,
             status=status,
             reason=reason,
@@ -390,4 +401,5 @@ class Trainer:
             skips.counts.copy_(tensors[f"skips.{name}"])
         curves = {name: [(x, y) for x, y in points] for name, points in state["now"]["curves"].items()}
         self.now = Progression(**{**state["now"], "curves": curves})
+        self.note_passes()
         self.set_rates()

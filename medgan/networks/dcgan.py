@@ -20,7 +20,7 @@ from medgan.architecture import Architecture
 from medgan.config import GanConfig
 from medgan.contract import Discriminator, Generator, NoiseSource
 from medgan.convolution import conv2d, conv_transpose2d
-from medgan.layers import LEAK, ClassEmbedding, channels_at
+from medgan.layers import ClassEmbedding, channels_at, leaky_relu
 from medgan.options import require
 from medgan.ranks import SharedBatchNorm
 from medgan.sizes import Pyramid, Stage
@@ -69,6 +69,10 @@ class NormalWeights(nn.Module):
                 self.bias.zero_()
 
 
+IMAGE_CHANNELS = 4
+"""An image has at most so many."""
+
+
 class StridedConv(NormalWeights):
     """4x4 convolution at stride 2: [N, I, H, W] -> [N, O, H/2, W/2]."""
 
@@ -76,8 +80,17 @@ class StridedConv(NormalWeights):
         super().__init__((outputs, inputs, 4, 4), outputs if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Halves."""
-        return conv2d(x, self.weight, self.bias, stride=2, padding=1)
+        """Halves.
+
+        Of an image the gradient by x takes the library three times as long as that of the same sum over 2x2 blocks:
+        a kernel's row 2a + r meets the blocks' row r, a blocks on.
+        """
+        if x.shape[1] > IMAGE_CHANNELS:
+            return conv2d(x, self.weight, self.bias, stride=2, padding=1)
+        blocks = F.pixel_unshuffle(F.pad(x, (1, 1, 1, 1)), 2)  # [N, C, H, W] -> [N, C·2·2, H/2 + 1, W/2 + 1]
+        w = self.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2))  # [O, C, 4, 4] -> [O, C, a, r, b, s]
+        w = w.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # -> [O, C·r·s, a, b]
+        return conv2d(channels_last(blocks), channels_last(w), self.bias)
 
 
 class TransposedConv(NormalWeights):
@@ -87,8 +100,23 @@ class TransposedConv(NormalWeights):
         super().__init__((inputs, outputs, 4, 4), outputs if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Doubles."""
-        return conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
+        """Doubles.
+
+        To an image it is three times as fast as a convolution that gives 2x2 blocks, by :meth:`StridedConv.forward`
+        the other way round: the blocks' row r is a sum of the kernel's rows r and 2 + r, of two neighbours.
+        """
+        if self.weight.shape[1] > IMAGE_CHANNELS:
+            return conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
+        w = self.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).flip(2, 4)  # [I, C, 4, 4] -> [I, C, a, r, b, s]
+        w = w.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)  # -> [C·r·s, I, a, b]
+        bias = None if self.bias is None else self.bias.repeat_interleave(4)
+        blocks = conv2d(x, channels_last(w), bias, padding=1)  # [N, I, H, W] -> [N, C·2·2, H + 1, W + 1]
+        return F.pixel_shuffle(blocks, 2)[:, :, 1:-1, 1:-1]  # -> [N, C, 2H + 2, 2W + 2] -> [N, C, 2H, 2W]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """[A, B, H, W] in that layout."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 class Projection(NormalWeights):
@@ -188,7 +216,7 @@ class DcganDiscriminator(Discriminator):
         """See :meth:`Discriminator.score`."""
         x = images.contiguous(memory_format=torch.channels_last)
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            x = F.leaky_relu(norm(conv(x)), LEAK)  # [N, C, h, w] -> [N, 2C, h/2, w/2]
+            x = leaky_relu(norm(conv(x)))  # [N, C, h, w] -> [N, 2C, h/2, w/2]
         scores: Tensor = self.last(x.flatten(1))  # [N, C, h, w] -> [N, C·h·w] -> [N, outputs]
         return scores
 

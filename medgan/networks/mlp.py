@@ -140,6 +140,7 @@ class MlpDiscriminator(Discriminator):
     def __init__(self, options: Options, spec: ImageSpec, condition: str):
         super().__init__(len(spec.classes), condition)
         self.options = options
+        self.draws = options.dropout > 0 or options.input_dropout > 0
         units, pieces = options.units, options.pieces
         self.first = Maxout(spec.channels * spec.height * spec.width, units, pieces)
         beside = options.label_units if self.condition == "input" else 0

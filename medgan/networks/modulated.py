@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgan.convolution import conv2d, conv_transpose2d
-from medgan.layers import HE_GAIN, LEAK, Blur, Equalised, EqualLinear, exact, transposed
+from medgan.layers import HE_GAIN, Blur, Equalised, EqualLinear, exact, leaky_relu, transposed
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
@@ -85,7 +85,7 @@ class StyledConv(nn.Module):
         added = HE_GAIN * (self.noise_scale * noise) if noise is not None else torch.zeros(1, 1, 1, 1, device=x.device)
         gain = torch.full((1, 1, 1, 1), HE_GAIN, device=x.device) if factor is None else HE_GAIN * factor
         x = torch.addcmul(added.to(x.dtype), x, gain.to(x.dtype))
-        return F.leaky_relu(x + (HE_GAIN * self.bias).to(x.dtype), LEAK)
+        return leaky_relu(x + (HE_GAIN * self.bias).to(x.dtype))
 
 
 class ToRgb(nn.Module):

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgan.architecture import Architecture
@@ -22,13 +21,13 @@ from medgan.contract import Batch, Generator, NoiseSource
 from medgan.growing import GrowingDiscriminator, Growth, fade_images
 from medgan.layers import (
     HE_GAIN,
-    LEAK,
     ClassEmbedding,
     DoublingConv2d,
     EqualConv2d,
     Equalised,
     channels_at,
     exact,
+    leaky_relu,
     pixel_norm,
     without_equalised_rate,
 )
@@ -141,7 +140,7 @@ class PgganGenerator(Generator):
         return exact(image)
 
     def _activate(self, x: Tensor) -> Tensor:
-        x = F.leaky_relu(x, LEAK)
+        x = leaky_relu(x)
         return pixel_norm(x) if self.normalise else x
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgan.config import GanConfig
@@ -22,13 +21,13 @@ from medgan.contract import NoiseSource
 from medgan.growing import GrowingDiscriminator, Growth, fade_images
 from medgan.layers import (
     HE_GAIN,
-    LEAK,
     Blur,
     DoublingConv2d,
     EqualConv2d,
     EqualLinear,
     channels_at,
     exact,
+    leaky_relu,
     pixel_norm,
     without_equalised_rate,
 )
@@ -134,7 +133,7 @@ class Epilogue(nn.Module):
         x = x + self.bias.to(x.dtype)
         if noise is not None:
             x = torch.addcmul(x, noise.to(x.dtype), self.noise_scale.to(x.dtype))
-        x = F.leaky_relu(x, LEAK)
+        x = leaky_relu(x)
         if self.style is None:
             return pixel_norm(x)
         with torch.autocast(x.device.type, enabled=False):

@@ -13,19 +13,18 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medgan.config import GanConfig
 from medgan.contract import Discriminator, NoiseSource
 from medgan.layers import (
     HE_GAIN,
-    LEAK,
     Blur,
     EqualConv2d,
     EqualLinear,
     StridedConv2d,
     channels_at,
+    leaky_relu,
     minibatch_stddev,
     without_equalised_rate,
 )
@@ -140,8 +139,8 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Halves."""
-        y = F.leaky_relu(self.conv0(x), LEAK)
-        y = F.leaky_relu(self.conv1(self.blur_wide(y)), LEAK)
+        y = leaky_relu(self.conv0(x))
+        y = leaky_relu(self.conv1(self.blur_wide(y)))
         if self.shortcut is None:
             return y
         shortcut: Tensor = self.shortcut(self.blur(x))
@@ -168,16 +167,16 @@ class StyleGan2Discriminator(Discriminator):
     def score(self, images: Tensor, labels: Tensor, stage: Stage, rng: torch.Generator | None) -> Tensor:
         """See :meth:`Discriminator.score`."""
         images = images.contiguous(memory_format=torch.channels_last)
-        x = F.leaky_relu(self.from_rgb[0](images), LEAK)
+        x = leaky_relu(self.from_rgb[0](images))
         for k, block in enumerate(self.blocks):
             x = block(x)  # [N, F, h, w] -> [N, 2F, h/2, w/2]
             if self.form == "skip":
                 images = self.halve_image(images)[:, :, ::2, ::2]  # [N, C, h, w] -> [N, C, h/2, w/2]
-                x = x + F.leaky_relu(self.from_rgb[k + 1](images), LEAK)
+                x = x + leaky_relu(self.from_rgb[k + 1](images))
         if self.stddev_group:
             x = minibatch_stddev(x, self.stddev_group)
-        x = F.leaky_relu(self.conv(x), LEAK)
-        x = F.leaky_relu(self.dense(x.flatten(1)), LEAK)  # [N, F, h, w] -> [N, F·h·w] -> [N, F]
+        x = leaky_relu(self.conv(x))
+        x = leaky_relu(self.dense(x.flatten(1)))  # [N, F, h, w] -> [N, F·h·w] -> [N, F]
         scores: Tensor = self.last(x)
         return scores
 

@@ -3,7 +3,8 @@
 ``python -m tests.benchmarks.bench_gan [PRESET:SIZE[:BATCH] ...]`` prints a table and writes JSON. Every case runs in a
 process of its own, so that peak memory is its own and no case warms another one up. Times are whole cycles of steps, in
 which every lazy phase has its share; average and optimiser are included; the fastest cycle counts. "plain" is the same
-trainer with the networks of :mod:`tests.benchmarks.plain` in float32 and NCHW; "float32" is this code without bfloat16.
+trainer with the networks of :mod:`tests.benchmarks.plain` in float32 and NCHW; "float32" is this code without bfloat16;
+"compiled" (asked for by ``--variants``) is this code through ``torch.compile``.
 "ratio" is images a second over plain's; "cpu" the same of CPU time, which tells more where other work shares the
 machine. "peak" is the share of what a large matrix product reaches on the same machine in the same precision.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import math
 import platform
@@ -43,6 +45,8 @@ DEFAULT = ["dcgan:32:32", "pggan:32:32", "stylegan:32:32", "stylegan2:32:32", "s
 WIDTHS = {32: (4096, 128), 64: (8192, 256), 128: (16384, 512), 256: (16384, 512)}
 """Base and most channels by size: those of the targets."""
 VARIANTS = ("fast", "float32", "plain")
+COMPILED = "compiled"
+"""One more variant, where asked for: it takes a minute or more until it runs."""
 
 
 def images(size: int, folder: Path) -> ScanDataset:
@@ -68,8 +72,11 @@ def configuration(case: dict[str, Any]) -> GanConfig:
     options = registry.architecture_class(data["network"]).Options.__dataclass_fields__
     wanted = {"base_channels": base, "max_channels": most, "growth_share": 0.0}
     architecture = {key: value for key, value in wanted.items() if key in options}
-    precision = case["precision"] if case["variant"] == "fast" else "float32"
+    compiled = case["variant"] == COMPILED
+    precision = case["precision"] if compiled or case["variant"] == "fast" else "float32"
     over: dict[str, Any] = {"batch": case["batch"], "precision": precision, "architecture": architecture}
+    if compiled:
+        over["compile"] = "default"
     if "augmentation" in data:
         over["augmentation"] = {"probability": 0.5}  # as busy as it gets in a training that goes well
     return GanConfig.from_dict(merge(data, over))
@@ -115,6 +122,9 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         else:
             peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
         phases = by_phase(trainer, settle, cycle)
+        ran = copy.deepcopy(trainer.now.passes)
+        for one in trainer.architecture.passes.values():
+            one.mode = "off"  # compiled code calls no operation that could be counted
         trainer.now.step = 0
         with CountedFlops() as counter:
             for _ in range(cycle):
@@ -137,6 +147,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
             for name in ("generator", "discriminator")
         },
         "skipped": float(trainer.skipped),
+        "passes": ran,
     }
 
 
@@ -201,7 +212,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench_gan", description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="*", default=DEFAULT, metavar="PRESET:SIZE[:BATCH]")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=[*VARIANTS, COMPILED])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--widths", type=int, nargs=2, metavar=("BASE", "MOST"), help="channels; else by size")
@@ -275,7 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
         row["cpu_ratio_to_plain"] = (
             reference["cpu_seconds_per_image"] / row["cpu_seconds_per_image"] if reference else None
         )
-        best = peak[options.precision if row["variant"] == "fast" else "float32"]
+        best = peak[options.precision if row["variant"] in ("fast", COMPILED) else "float32"]
         row["share_of_matmul"] = row["flops_per_second"] / best
         report["cases"].append(row)
         ratio = " ".join(

@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from medgan.convolution import conv2d
 from medgan.optimise import average
 from medgan.train import Trainer
 from tests.benchmarks import plain
-from tests.benchmarks.bench_gan import VARIANTS, CountedFlops, configuration, images
+from tests.benchmarks.bench_gan import COMPILED, VARIANTS, CountedFlops, configuration, images
 
 DEFAULT = ["stylegan2:32:32", "pggan:32:32", "dcgan:32:32", "stylegan2:64:16"]
 IN_FLOAT32 = ("r1", "path_length")
@@ -52,20 +52,27 @@ def peak(dtype: torch.dtype) -> float:
     return max(rates)
 
 
-def compare(preset: str, size: int, batch: int, rounds: int, widths: tuple[int, int] | None = None) -> dict[str, Any]:
+def compare(
+    preset: str,
+    size: int,
+    batch: int,
+    rounds: int,
+    widths: tuple[int, int] | None = None,
+    variants: Sequence[str] = VARIANTS,
+) -> dict[str, Any]:
     """Every variant's CPU milliseconds by phase, medians of the rounds, and the ratio of whole steps."""
     case = {"preset": preset, "size": size, "batch": batch, "precision": "auto", "widths": widths}
     trainers: dict[str, Trainer] = {}
     with tempfile.TemporaryDirectory() as folder:
         data = images(size, Path(folder))
-        for variant in VARIANTS:
+        for variant in variants:
             config = configuration({**case, "variant": variant})
             trainers[variant] = Trainer(config, data, 0, torch.device("cpu"), lambda values, step: None)
         plain.use(trainers["plain"].architecture)
         every = {phase.name: phase.every for phase in trainers["fast"].phases} | {"average": 1}
-        spent: dict[str, dict[str, list[float]]] = {variant: {name: [] for name in every} for variant in VARIANTS}
+        spent: dict[str, dict[str, list[float]]] = {variant: {name: [] for name in every} for variant in variants}
         peaks: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-        flops: dict[str, dict[str, int]] = {variant: {} for variant in VARIANTS}
+        flops: dict[str, dict[str, int]] = {variant: {} for variant in variants}
         for count in range(rounds + 1):  # the first warms up, and counts
             for dtype, rates in peaks.items():
                 rates.append(peak(dtype))
@@ -74,7 +81,10 @@ def compare(preset: str, size: int, batch: int, rounds: int, widths: tuple[int, 
                 shown = Batch(real, labels, trainer.architecture.stage_at(0), trainer.rng)
                 for phase in trainer.phases:
                     run = lambda t=trainer, p=phase, b=shown: t.run_phase(p, b)  # noqa: E731
-                    if count == 0:
+                    if count == 0 and variant == COMPILED:
+                        run()
+                        flops[variant][phase.name] = flops["fast"][phase.name]  # as many; its code hides them
+                    elif count == 0:
                         with CountedFlops() as counter:
                             run()
                         flops[variant][phase.name] = counter.total
@@ -88,7 +98,7 @@ def compare(preset: str, size: int, batch: int, rounds: int, widths: tuple[int, 
         steps = [sum(phases[name][r] / every[name] for name in every) for r in range(rounds)]
         floor = 0.0
         for name, count in flops[variant].items():
-            dtype = torch.bfloat16 if variant == "fast" and name not in IN_FLOAT32 else torch.float32
+            dtype = torch.bfloat16 if variant in ("fast", COMPILED) and name not in IN_FLOAT32 else torch.float32
             floor += count / every[name] / max(peaks[dtype])
         reference = [sum(spent["plain"][name][r] / every[name] for name in every) for r in range(rounds)]
         ratios = [slow / own for slow, own in zip(reference, steps, strict=True)]
@@ -100,6 +110,7 @@ def compare(preset: str, size: int, batch: int, rounds: int, widths: tuple[int, 
             "cpu_milliseconds": {name: 1e3 * statistics.median(times) for name, times in phases.items()},
             "floor_milliseconds": 1e3 * floor,
             "share_of_peak": floor / statistics.median(steps),
+            "passes": trainers[variant].now.passes,
         }
     rates = {str(dtype).removeprefix("torch."): max(values) / 1e9 for dtype, values in peaks.items()}
     return {**case, "rounds": rounds, "peak_gflops_per_second": rates, "variants": rows}
@@ -111,12 +122,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("cases", nargs="*", default=DEFAULT, metavar="PRESET:SIZE:BATCH")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("bench_gan_paired.json"))
+    parser.add_argument("--compiled", action="store_true", help="this code through torch.compile, too")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    variants = [*VARIANTS, COMPILED] if options.compiled else VARIANTS
     report = []
     for text in options.cases:
         preset, size, batch = text.split(":")
-        report.append(compare(preset, int(size), int(batch), options.rounds))
+        report.append(compare(preset, int(size), int(batch), options.rounds, variants=variants))
         print(text, json.dumps({k: v for k, v in report[-1].items() if k != "variants"}))  # noqa: T201
         for variant, row in report[-1]["variants"].items():
             print(f"  {variant:8}", json.dumps(row))  # noqa: T201

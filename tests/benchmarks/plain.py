@@ -119,7 +119,7 @@ def dcgan_generator(net: DcganGenerator, z, labels, stage, noise) -> Tensor:
     x = net.project(net.embedding(z, labels)).reshape(-1, *net.shape)
     for norm, layer in zip(net.norms, net.convs, strict=True):
         x = norm.restyle(x, labels) if isinstance(norm, ClassBatchNorm) else norm(x)
-        x = layer(F.relu(x))
+        x = F.conv_transpose2d(F.relu(x), layer.weight, layer.bias, stride=2, padding=1)
     return torch.tanh(x)
 
 
@@ -127,7 +127,7 @@ def dcgan_discriminator(net: DcganDiscriminator, images, labels, stage, rng) -> 
     """Strided convolutions with batch norm."""
     x = images.contiguous()
     for norm, layer in zip(net.norms, net.convs, strict=True):
-        x = layer(x)
+        x = F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
         x = lrelu(norm(x) if isinstance(norm, BatchNorm) else x)
     return net.last(x.flatten(1))
 

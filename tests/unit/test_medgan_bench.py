@@ -46,7 +46,8 @@ def test_one_case_to_table_and_json(tmp_path, capsys, monkeypatch):
         assert row["skipped"] == 0
         assert row["images_per_second"] == pytest.approx(4 / row["step_milliseconds"] * 1e3)
         assert row["peak_bytes"] >= 0
-    assert fast["flops_per_image"] == pytest.approx(slow["flops_per_image"])
+    # The blocks of the image layers reach over the border: 9x9 of them where a convolution has 8x8 places.
+    assert slow["flops_per_image"] < fast["flops_per_image"] < 1.05 * slow["flops_per_image"]
     assert fast["share_of_matmul"] == pytest.approx(fast["flops_per_second"] / 1e12)
     table = capsys.readouterr().out.splitlines()
     assert table[1].split()[:3] == ["preset", "size", "batch"]
