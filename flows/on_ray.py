@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -101,13 +104,12 @@ def tasks_run_on_ray(context: Context) -> Iterator[None]:
     # The temporary server's address is known to the flow's client alone; without it each worker would start another.
     api = str(flow_run.client.api_url).rstrip("/")
     address = cluster_address(context.config.runner)
-    arguments = ray_arguments(api, local=address is None)
-    runner = ExperimentRayRunner(address, arguments, gpus=context.config.device != "cpu")
-    with (
-        temporary_settings({PREFECT_API_URL: api}),
-        runner,
-        flow_run.model_copy(update={"task_runner": runner}),
-    ):
+    with ExitStack() as stack:
+        arguments = ray_arguments(api, None if address else stack.enter_context(session_folder()))
+        runner = ExperimentRayRunner(address, arguments, gpus=context.config.device != "cpu")
+        stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
+        stack.enter_context(runner)
+        stack.enter_context(flow_run.model_copy(update={"task_runner": runner}))
         nodes = [node for node in ray.nodes() if node["Alive"]]
         check_reach(len(nodes), api, context.uri)
         found = ray.cluster_resources()
@@ -115,12 +117,26 @@ def tasks_run_on_ray(context: Context) -> Iterator[None]:
         yield
 
 
-def ray_arguments(api: str, local: bool) -> dict[str, Any]:
+@contextmanager
+def session_folder() -> Iterator[Path]:
+    """A folder for the logs and sockets of a Ray on this machine, which Ray itself would leave open to all users.
+
+    It goes with the run; MEDAUG_TRACEBACK keeps it. Not under the runs folder: a socket's path has 107 bytes at most.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="medaug-ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp")))
+    try:
+        yield folder
+    finally:
+        if not os.environ.get("MEDAUG_TRACEBACK"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def ray_arguments(api: str, folder: Path | None) -> dict[str, Any]:
     """What ``ray.init`` is told.
 
     Args:
         api: the URL of Prefect's API, which workers need.
-        local: whether Ray is started on this machine.
+        folder: for a Ray that is started on this machine; None for a cluster that runs already.
     """
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= {"PREFECT_API_URL": api, RAY_WORKER: "1", FOLDER: os.getcwd()}  # noqa: PTH109
@@ -128,14 +144,14 @@ def ray_arguments(api: str, local: bool) -> dict[str, Any]:
         "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": variables, "worker_process_setup_hook": "flows.ray_worker.prepare_worker"},
     }
-    if local:
-        # Of this run alone: else Ray would leave one in the user's home.
+    if folder is not None:
+        # Ray listens on all interfaces, to those who know this token; of its own it would leave one in the user's home.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         arguments |= {
             "num_cpus": cores(),
             "object_store_memory": OBJECT_STORE,
             "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",  # nobody else's machine can connect
+            "_temp_dir": str(folder),
         }
     return arguments
 

@@ -19,8 +19,8 @@ def cluster_address(runner: RunnerConfig) -> str | None:
 def tasks_run_on(context: Context) -> Iterator[None]:
     """Within the block, inside a flow, submitted tasks run where the configuration says.
 
-    Prefect ties a runner to a flow before the flow has seen its parameters. Here it is a parameter, so that a command, a
-    schedule and a form on a server's page choose it in the same way.
+    Prefect ties a runner to a flow before the flow has seen its parameters. Here it is a parameter, so that a command,
+    a schedule and a form on a server's page choose it in the same way.
 
     Args:
         context: the experiment.
