@@ -62,7 +62,7 @@ def test_a_cluster_that_does_not_answer_is_refused_beforehand(monkeypatch: pytes
         taken.listen()
         check_runner(experiment("runner.kind=ray", f"runner.address={address}"))
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    with pytest.raises(MedaugError, match="Ray at auto does not answer.*HOST:PORT"):
+    with pytest.raises(MedaugError, match=r"Ray at auto does not answer.*HOST:PORT"):
         check_runner(experiment("runner.kind=ray"))
 
 
@@ -165,7 +165,7 @@ def test_workers_get_the_servers_address_and_no_password(monkeypatch: pytest.Mon
 def test_several_machines_need_servers_that_all_reach() -> None:
     check_reach(1, "http://127.0.0.1:8000/api", "sqlite:///mlflow.db")
     check_reach(2, "http://prefect:4200/api", "http://mlflow:5000")
-    with pytest.raises(MedaugError, match="2 machines.*PREFECT_API_URL"):
+    with pytest.raises(MedaugError, match=r"2 machines.*PREFECT_API_URL"):
         check_reach(2, "http://127.0.0.1:8000/api", "http://mlflow:5000")
     with pytest.raises(MedaugError, match=r"2 machines.*tracking\.uri"):
         check_reach(2, "http://prefect:4200/api", "sqlite:///mlflow.db")
