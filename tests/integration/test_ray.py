@@ -9,12 +9,16 @@ import sqlite3
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
+from flows.devices import SHARES
+from flows.on_ray import ray_arguments, resources, session_folder
 from tests.integration.test_experiment import medaug, write_experiment
 from tests.whole_report import faults
 
@@ -81,6 +85,45 @@ def run(folder: Path, kind: str, key: Path | None) -> Ended:
     left = [*map(str, sessions.iterdir()), *processes_of(runs)]
     shutil.rmtree(sessions)
     return Ended(runs, code, result, errors, left)
+
+
+@pytest.fixture
+def one_gpu() -> Iterator[None]:
+    """A Ray on this machine that believes in eight cores and one GPU."""
+    with session_folder() as folder:
+        ray.init(**{**ray_arguments("http://127.0.0.1:1/api", folder), "num_cpus": 8, "num_gpus": 1})
+        yield
+        ray.shutdown()
+
+
+def test_a_gan_has_the_gpu_alone_and_small_tasks_share_it(one_gpu: None) -> None:
+    def hold(task: str) -> tuple[str, str, str, int, float, float]:
+        import torch
+
+        from flows.devices import share_cores, training_device
+
+        with training_device("auto", small=task == "classify") as device:
+            began = time.time()
+            share_cores()
+            time.sleep(1)
+            return task, device, os.environ["CUDA_VISIBLE_DEVICES"], torch.get_num_threads(), began, time.time()
+
+    tasks = ["train GAN", *["classify"] * (SHARES + 1), "train GAN"]
+    asked = [ray.remote(**resources(task, ray.nodes(), gpus=True))(hold).remote(task) for task in tasks]
+    held = ray.get(asked, timeout=120)
+    assert {found[1:4] for found in held} == {("cuda:0", "0", 8 // SHARES)}
+    gans = [found for found in held if found[0] == "train GAN"]
+    small = [found for found in held if found[0] == "classify"]
+    for gan in gans:
+        assert not any(overlap(gan, other) for other in held if other is not gan)
+    for one in small:
+        assert sum(other[-2] <= one[-2] < other[-1] for other in small) <= SHARES
+    assert any(overlap(one, other) for one in small for other in small if other is not one)
+
+
+def overlap(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    """Whether two were held at the same time; the last two of each are its begin and end."""
+    return one[-2] < other[-1] and other[-2] < one[-1]  # type: ignore[operator]
 
 
 def processes_of(runs: Path) -> list[str]:
