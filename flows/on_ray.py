@@ -9,9 +9,10 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -108,6 +109,7 @@ def tasks_run_on_ray(context: Context) -> Iterator[None]:
         arguments = ray_arguments(api, None if address else stack.enter_context(session_folder()))
         runner = ExperimentRayRunner(address, arguments, gpus=context.config.device != "cpu")
         stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
+        stack.enter_context(redirect_stdout(sys.stderr))  # Ray tells there of workers that died; --json owns it
         stack.enter_context(runner)
         stack.enter_context(flow_run.model_copy(update={"task_runner": runner}))
         nodes = [node for node in ray.nodes() if node["Alive"]]
