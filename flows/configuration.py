@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -143,6 +144,28 @@ class TrackingConfig(Frozen):
     experiment: str | None = None
 
 
+class RunnerConfig(Frozen):
+    """What runs the tasks.
+
+    Attributes:
+        kind: "threads" of one process; "ray" for processes that Ray starts, on this machine or on many, and gives GPUs.
+        address: HOST:PORT of a Ray cluster's head; None takes RAY_ADDRESS, or else starts Ray on this machine.
+    """
+
+    kind: Literal["threads", "ray"] = "threads"
+    address: str | None = None
+
+    @model_validator(mode="after")
+    def _address_of_a_cluster(self) -> RunnerConfig:
+        if self.address is None:
+            return self
+        if self.kind != "ray":
+            raise ValueError("address goes with kind ray; threads have none")
+        if not re.fullmatch(r"[^\s:/]+:\d{1,5}", self.address):
+            raise ValueError("address: expected HOST:PORT of a Ray cluster's head, such as 10.0.0.7:6379")
+        return self
+
+
 class ExperimentConfig(Frozen):
     """Everything a run depends on.
 
@@ -160,6 +183,7 @@ class ExperimentConfig(Frozen):
         classifiers: the downstream classifiers.
         classification: arms, ratios, seeds, endpoint.
         tracking: MLflow.
+        runner: threads, or Ray.
         runs: folder of artifacts, reports and the embedded databases.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
@@ -177,6 +201,7 @@ class ExperimentConfig(Frozen):
     classifiers: tuple[ClassifierConfig, ...] = ()
     classification: ClassificationConfig = ClassificationConfig()
     tracking: TrackingConfig = TrackingConfig()
+    runner: RunnerConfig = RunnerConfig()
     runs: Path = Path("runs")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
@@ -196,6 +221,10 @@ class ExperimentConfig(Frozen):
         if self.classifiers and self.classification.needs_gan and not self.gans:
             arms = ", ".join(arm for arm in self.classification.arms if arm in "DE")
             raise ValueError(f"classification.arms: {arms} need synthetic images; name a GAN under gans, or leave out")
+        if self.runner.kind == "ray" and ":" in self.device:
+            raise ValueError(
+                f"device: {self.device} cannot be had on Ray, which chooses the GPUs; set auto, cuda or cpu"
+            )
         return self
 
 

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from flows.configuration import ExperimentConfig, Frozen, load_experiment
 from flows.experiment import experiment
-from flows.preflight import check_output, check_services
+from flows.preflight import check_output, check_runner, check_services
 from flows.progress import say
 from pipeline.config import read_yaml, validate
 from pipeline.records import MedaugError
@@ -134,6 +134,7 @@ def serve(path: Path, runs: Path, port: int) -> None:
     deployment, config = load_deployment(path, runs)
     check_output(config.runs)
     check_services(config)
+    check_runner(config)
     with prefect_server(config.runs, port) as url:
         page = url.removesuffix("/api")
         say(f"serving {deployment.name!r}: {deployment.cron} ({deployment.timezone}); Prefect's UI: {page}")

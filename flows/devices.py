@@ -1,7 +1,8 @@
 """How many tasks run at once and on what.
 
 A GAN has a GPU to itself; of the many short trainings of classifiers several share one, since none of them fills it. On
-a CPU several tasks run side by side, each with a share of the cores.
+a CPU several tasks run side by side, each with a share of the cores. Threads of one or more processes agree about it by
+file locks; on Ray each task has asked for its share beforehand, and takes what it was given.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -20,6 +22,8 @@ from filelock import FileLock, Timeout
 from flows.progress import go_on
 
 POLL_SECONDS = 1.0
+RAY_WORKER = "MEDAUG_RAY_WORKER"
+"""Set in the environment of the processes in which Ray runs tasks."""
 SHARES = 4
 """Small trainings at once on a GPU."""
 CPU_WORKERS = 4
@@ -29,22 +33,43 @@ CPU_WORKERS = 4
 
 def workers() -> int:
     """Tasks at once: as many as the GPUs have shares, else up to four on the CPU."""
-    return torch.cuda.device_count() * SHARES or min(CPU_WORKERS, _cores())
+    return tasks_at_once(cores(), torch.cuda.device_count())
+
+
+def tasks_at_once(cores: int, gpus: int) -> int:
+    """Tasks at once on a machine with so many cores and GPUs."""
+    return gpus * SHARES or min(CPU_WORKERS, cores)
+
+
+def share_of_cores(cores: int, gpus: int) -> int:
+    """Cores for each task on a machine with so many cores and GPUs."""
+    return max(1, cores // tasks_at_once(cores, gpus))
 
 
 def share_cores() -> None:
     """Limits the calling thread's operations to its share of the cores (PyTorch keeps this number for each thread)."""
-    torch.set_num_threads(max(1, _cores() // workers()))
+    if RAY_WORKER in os.environ:
+        torch.set_num_threads(max(1, int(_granted().get_assigned_resources().get("CPU", 1))))
+    else:
+        torch.set_num_threads(share_of_cores(cores(), torch.cuda.device_count()))
 
 
 def describe() -> str:
     """What the trainings run on, for reports."""
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return ", ".join(names) or f"CPU, {_cores()} cores, {workers()} tasks at once"
+    return ", ".join(names) or f"CPU, {cores()} cores, {workers()} tasks at once"
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _granted() -> Any:
+    """What Ray has given to the running task."""
+    import ray
+
+    return ray.get_runtime_context()
 
 
 @contextmanager
@@ -52,6 +77,7 @@ def training_device(configured: str, small: bool = False) -> Iterator[str]:
     """A device, or a share of one, that no other training of this user on this machine holds.
 
     Each share is a file lock, which the operating system releases when its process is killed. The CPU is not locked.
+    A task on Ray holds what it asked for already: Ray shows its process that GPU alone, which is number 0 there.
 
     Args:
         configured: "auto", "cpu", "cuda" or "cuda:N".
@@ -63,6 +89,10 @@ def training_device(configured: str, small: bool = False) -> Iterator[str]:
     Raises:
         Stopped: interrupted while it waited.
     """
+    if RAY_WORKER in os.environ:
+        given = _granted().get_accelerator_ids().get("GPU", []) if configured != "cpu" else []
+        yield "cuda:0" if given else "cpu"
+        return
     count = torch.cuda.device_count() if configured != "cpu" else 0
     if count == 0:
         yield "cpu"

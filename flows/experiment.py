@@ -31,10 +31,12 @@ from flows.preflight import (
     check_labels,
     check_networks,
     check_output,
+    check_runner,
     check_services,
 )
 from flows.progress import let_stages_run, say, stop_stages
 from flows.registration import register
+from flows.runner import tasks_run_on
 from flows.score import score_floor, score_synthetic
 from flows.scorecard import fill_scorecard
 from flows.settle import settle
@@ -62,6 +64,7 @@ def preflight(config: ExperimentConfig) -> None:
     check_labels(config)
     check_disk(config, check_networks(config))
     check_services(config)
+    check_runner(config)
     check_extractors(config)
 
 
@@ -71,7 +74,7 @@ def open_context(config: ExperimentConfig, dataset: Artifact) -> Context:
     context = Context(config, uri)
     tracker = context.tracker
     tracker.close_dead_runs()
-    settings = config.model_dump(mode="json", exclude={"runs", "tracking", "headline"})
+    settings = config.model_dump(mode="json", exclude={"runs", "tracking", "runner", "headline"})
     key = hashlib.sha256(canonical_json([settings, dataset.digest]).encode()).hexdigest()[:16]
     tags = {"stage": "experiment", "dataset": dataset.path.name}
     run = tracker.run(key, config.name, tags, description=config.headline)
@@ -126,7 +129,8 @@ def experiment(config: ExperimentConfig, until: Until = "report") -> State[Any]:
     context = open_context(config, dataset)
     register(context, ingested)  # before anything learns from these data
     try:
-        return run_stages(context, ingested, until, before, started)
+        with tasks_run_on(context):
+            return run_stages(context, ingested, until, before, started)
     except BaseException:
         stop_stages()
         context.parent.end("FAILED")
@@ -147,7 +151,7 @@ def run_stages(context: Context, ingested: Path, until: Until, before: int, star
     failures: list[str] = []
     wanted = STAGES.index(until)
 
-    extractor = train_extractor(context, ingested)
+    extractor = train_extractor.submit(context, ingested).result()
     trained = settle(
         {
             (gan.name, seed): train_gan.submit(context, ingested, extractor, gan, seed)
@@ -193,7 +197,7 @@ def run_stages(context: Context, ingested: Path, until: Until, before: int, star
     ]
     results = {"dataset": str(ingested), "mlflow": context.uri}
     if until == "report":
-        floor = score_floor(context, ingested, extractor)
+        floor = score_floor.submit(context, ingested, extractor).result()
         provenance = {"started": time.strftime("%Y-%m-%d %H:%M", time.localtime(started))}
         provenance["wall time of this run"] = f"{time.time() - started:.0f} s"
         report = write_experiment_report(context, ingested, floor, outcomes, list(cells.items()), failures, provenance)

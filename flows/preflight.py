@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from urllib.error import URLError
@@ -13,6 +15,7 @@ from urllib.request import urlopen
 import torch
 
 from flows.configuration import ExperimentConfig
+from flows.runner import cluster_address
 from flows.tracking import tracking_uri
 from medgan.extractors import load_extractor
 from medgan.registry import build
@@ -87,6 +90,30 @@ def check_services(config: ExperimentConfig) -> None:
     prefect = os.environ.get("PREFECT_API_URL")
     if prefect:
         check_address("Prefect", prefect, "/health", "start it, or change or unset PREFECT_API_URL")
+
+
+def check_runner(config: ExperimentConfig) -> None:
+    """Ray is installed and its cluster answers, where they are asked for.
+
+    Raises:
+        MedaugError: it is not, or does not.
+    """
+    if config.runner.kind != "ray":
+        return
+    if not all(importlib.util.find_spec(package) for package in ("ray", "prefect_ray")):
+        raise MedaugError("runner.kind: ray needs packages that are not installed; run pip install 'medaug[ray]'")
+    address = cluster_address(config.runner)
+    if address is None:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), WAIT_SECONDS):
+            return
+    except (OSError, ValueError, OverflowError) as error:
+        raise MedaugError(
+            f"Ray at {address} does not answer within {WAIT_SECONDS:.0f} s ({error}); start it with "
+            "ray start --head, or change runner.address or RAY_ADDRESS (HOST:PORT)"
+        ) from None
 
 
 def check_labels(config: ExperimentConfig) -> None:

@@ -167,7 +167,7 @@ class Tracker:
     ) -> Run:
         """The run with this key under this parent: taken up again, or created.
 
-        A run that another living process is writing counts as finished: only one process tells of a cell.
+        A run that another living process of this host is writing counts as finished: only one process tells of a cell.
 
         Args:
             key: what identifies the work, e.g. a recipe hash.
@@ -179,12 +179,13 @@ class Tracker:
         for found in self._search(key, parent):
             again = Run(self.client, found.info.run_id, found.info.status == "FINISHED")
             owner = int(found.data.tags.get("medaug.pid", "0"))
-            if again.finished or owner == os.getpid():
+            here = found.data.tags.get("medaug.host") == socket.gethostname()  # on Ray a run may move between machines
+            if again.finished or (here and owner == os.getpid()):
                 return again
-            if found.info.status == "RUNNING" and process_alive(owner):
+            if found.info.status == "RUNNING" and here and process_alive(owner):
                 return Run(self.client, found.info.run_id, finished=True)  # the other process tells its course
             self.client.update_run(again.run_id, status="RUNNING")
-            again.set_tag("medaug.pid", str(os.getpid()))
+            self.tag_run(again, {"medaug.host": socket.gethostname(), "medaug.pid": str(os.getpid())})
             return again
         all_tags = {
             **tags,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def test_a_grid_becomes_an_image(tracker: Tracker) -> None:
     run = tracker.run("c", "c", {})
     run.log_grid(np.zeros((8, 8), np.uint8), 100)
     assert any("samples" in entry.path for entry in tracker.client.list_artifacts(run.run_id, "images"))
+
+
+def test_a_run_that_another_machine_left_is_taken_up_here(tracker: Tracker) -> None:
+    left = tracker.run("e", "e", {})
+    tracker.tag_run(left, {"medaug.host": "elsewhere", "medaug.pid": str(os.getppid())})  # a number that lives here
+    again = tracker.run("e", "e", {})
+    assert (again.run_id, again.finished) == (left.run_id, False)
+    tags = tracker.client.get_run(left.run_id).data.tags
+    assert (tags["medaug.host"], tags["medaug.pid"]) == (socket.gethostname(), str(os.getpid()))
 
 
 def test_a_living_process_keeps_its_run_and_a_dead_one_loses_it(tracker: Tracker) -> None:
