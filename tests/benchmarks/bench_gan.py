@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from medgan import GanConfig, registry
 from medgan.train import Trainer
@@ -165,7 +165,11 @@ class CountedFlops(TorchDispatchMode):
         """Runs the operation and counts it."""
         out = func(*args, **(kwargs or {}))
         count = flop_registry.get(func._overloadpacket)
-        if count is not None:
+        if func is torch.ops.aten.convolution_backward.default:
+            # As many products for each gradient as forward; torch's own count forgets the weight's groups.
+            y, x, w, *_, transposed, _, _, mask = args
+            self.total += sum(mask[:2]) * conv_flop_count(list(x.shape), list(w.shape), list(y.shape), transposed)
+        elif count is not None:
             self.total += count(*args, **(kwargs or {}), out_val=out)
         return out
 
