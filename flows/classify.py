@@ -28,7 +28,7 @@ ROWS = "rows.jsonl"
 PREDICTIONS = "predictions.npz"
 TRAINING_CODE = ("classifiers.arms", "classifiers.evaluate", "classifiers.train")
 """What a trained classifier depends on, the feature extractor too."""
-CODE = (*TRAINING_CODE, "classifiers.details", "pipeline.subgroups")
+CODE = ("flows.classify", *TRAINING_CODE, "classifiers.details", "pipeline.subgroups")
 """What a cell depends on; the statistics over cells are made anew with each report."""
 
 

@@ -34,7 +34,7 @@ from flows.preflight import (
     check_runner,
     check_services,
 )
-from flows.progress import let_stages_run, say, stop_stages
+from flows.progress import say, stop_stages
 from flows.registration import register
 from flows.runner import tasks_run_on
 from flows.score import score_floor, score_synthetic
@@ -111,7 +111,6 @@ def experiment(config: ExperimentConfig, until: Until = "report") -> State[Any]:
         until: the last stage wanted.
     """
     started = time.time()
-    let_stages_run()
     before = artifact_count(config)
     preflight(config)  # here as well as in the command: a server's form starts the flow without it
     ingested = ingest_scans(config)
@@ -131,9 +130,9 @@ def experiment(config: ExperimentConfig, until: Until = "report") -> State[Any]:
     try:
         with tasks_run_on(context):
             return run_stages(context, ingested, until, before, started)
-    except BaseException:
+    except BaseException as error:
         stop_stages()
-        context.parent.end("FAILED")
+        context.parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
 
 

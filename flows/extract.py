@@ -22,7 +22,8 @@ from medgan.extractors import (
     extractor_identity,
     load_extractor,
 )
-from medgan.metrics import DOMAIN, fid
+from medgan.metrics import fid
+from medgan.metrics.features import DOMAIN
 from pipeline.dataset import ScanDataset
 from pipeline.device import choose_device, has_bfloat16
 from pipeline.store import Artifact, Draft, Recipe

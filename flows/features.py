@@ -24,7 +24,7 @@ def extractor_recipe(config: ExperimentConfig, data: Artifact) -> Recipe:
     """What an extractor is made from."""
     settings: dict[str, Any] = {"classifier": plain(config.extractor), "seed": config.seed}
     inputs = {"dataset": data.digest, **weights_input(config.extractor)}
-    return Recipe("extractor", config.extractor.name, inputs, settings, code_version(*TRAINING_CODE))
+    return Recipe("extractor", config.extractor.name, inputs, settings, code_version("flows.features", *TRAINING_CODE))
 
 
 @task(name="train feature extractor", tags=["extractor"], cache_policy=NO_CACHE)

@@ -12,6 +12,7 @@ from prefect import tags
 
 from flows.configuration import ExperimentConfig
 from flows.experiment import Until, experiment, preflight
+from flows.progress import let_stages_run
 from flows.stale import MASTER, close_dead_flow_runs, process_tag, stop_orphaned_servers
 from flows.tables import ingest_tables
 from pipeline.store import Artifact
@@ -33,7 +34,10 @@ def run_experiment(config: ExperimentConfig, until: Until) -> dict[str, Any]:
     with tags("medaug", process_tag()):
         with interrupts_not_inherited():  # by Prefect's temporary server, which starts here
             close_dead_flow_runs()
-        state = experiment(config, until, return_state=True)
+        try:
+            state = experiment(config, until, return_state=True)
+        finally:
+            let_stages_run()  # whoever was stopped has ended; what this process does next is another matter
     result = state.result(raise_on_failure=False)
     if isinstance(result, BaseException):
         raise result

@@ -97,7 +97,9 @@ def _apply(x: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Ten
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         x, w, bias = x.to(dtype), w.to(dtype), None if bias is None else bias.to(dtype)
-    if torch.compiler.is_compiling():  # differentiated once, and the library's own gradient is what it knows best
+    if (
+        torch.compiler.is_dynamo_compiling()
+    ):  # differentiated once, and the library's own gradient is what it knows best
         return geometry.convolve(x, w, bias)
     y: Tensor = _Convolution.apply(x, w, bias, geometry)
     return y

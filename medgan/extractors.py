@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medgan.inception import build_inception
-from medgan.metrics import DOMAIN, fid
+from medgan.metrics import fid
+from medgan.metrics.features import DOMAIN
 from pipeline.device import choose_device, place
 from pipeline.records import MedaugError
 from pipeline.store import file_sha256

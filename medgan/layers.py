@@ -258,7 +258,7 @@ def minibatch_stddev(x: Tensor, group: int = 4) -> Tensor:
 
 def leaky_relu(x: Tensor) -> Tensor:
     """X where it is positive, else 0.2·x."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         y: Tensor = _LeakyRelu.apply(x)
         return y
     return F.leaky_relu(x, LEAK)
@@ -312,7 +312,7 @@ class Blur(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H + 2·padding + 1 − taps, W + 2·padding + 1 − taps], x's dtype."""
-        function = _FilterOnce if torch.compiler.is_compiling() else _Filter
+        function = _FilterOnce if torch.compiler.is_dynamo_compiling() else _Filter
         blurred: Tensor = function.apply(x, self.kernel.to(x.dtype), self.padding)
         return blurred
 

@@ -78,7 +78,7 @@ def train(
         device: "auto", "cpu", "cuda", ...
         log: called with the curves' newest values and the images seen.
         progress: called with the images seen and the images in all; where it raises ``KeyboardInterrupt``, the state is
-            saved first.
+            saved first (an interrupt anywhere else costs what came after the last checkpoint).
         on_snapshot: at ``config.snapshots`` points: evaluates the averaged generator, returns metrics.
         on_grid: at the same points: gets a picture, uint8 [rows, columns] or [rows, columns, 3], one row a class.
 

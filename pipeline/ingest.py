@@ -26,8 +26,8 @@ from pipeline.fields import fields_table
 from pipeline.geometry import Fit, Geometry
 from pipeline.labels import LabelConfig, choose_classes
 from pipeline.matching import Labelling, open_labels
+from pipeline.neighbours import NearDuplicates, near_pairs
 from pipeline.neighbours import describe as describe_near
-from pipeline.neighbours import near_pairs
 from pipeline.preprocess import Preparation, Window
 from pipeline.records import SPLITS, ImageSpec, MedaugError, Progress, ValueRange
 from pipeline.scans import Rules
@@ -196,7 +196,10 @@ def _assemble(config: DataConfig, found: Collected, spools: Path, draft: Draft) 
     write_index(draft.folder, codes, labels.tolist(), splits.tolist(), patients.tolist())
     fields = fields_table(np.array(found.fields, object)[stays], kept)
     audits = audit_headers(fields, labels, patients)
-    near = near_pairs(codes, patients, splits)
+    if config.source.kind == "phantom":
+        near = NearDuplicates("not looked for", len(codes), note="procedural phantoms, each drawn on its own")
+    else:
+        near = near_pairs(codes, patients, splits)
     table = fates(found, slices, stays, conflicting)
     tally, quarantine = reckon(table, int(stays.sum()))
     counts = count(kept, classes)

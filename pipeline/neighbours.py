@@ -20,6 +20,11 @@ to 100 % of those windowed 25 % narrower, 25 % (chest CTs) to 100 % of those as 
 few of those moved by half a pixel before they were averaged down. BreastMNIST's 780 ultrasound images of 28 x 28 hold
 103 pairs, 58 of them across its published split; at 0.92, where the pairs looked at are one picture too, 208 and 119.
 
+Procedural chests have little detail of their own at any size: 1,005 of 330 patients hold 1,222 pairs at 48 x 48 by 0.92
+and none at 47 x 47 by 0.985. Of them nothing is looked for: each is known to be another's.
+
+Where more than 100,000 pairs are proposed, only those of closer hashes are looked at: "no two" is of those.
+
 Not found: pictures moved further (by two pixels along both axes 14 to 46 % are), turned, mirrored or cropped.
 """
 

@@ -2,6 +2,9 @@
 
 Prefect's own cache key looks at a task's lines only and would serve stale results after the library under it changed.
 Here the library counts whole, found by the import statements themselves, so that no list of modules can fall behind.
+
+The sources are read when this module is imported, with the code that runs: an update that comes in while an experiment
+runs for days must not lend its name to what the old code made.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ def code_version(*modules: str) -> str:
             by a name made at run time (:mod:`medgan.registry`) has to be named.
 
     Returns:
-        16 hexadecimal digits.
+        16 hexadecimal digits. Python 3.11 gives others than its successors, which cut f-strings into more tokens.
     """
     digest = hashlib.sha256()
     for name, file in sorted(modules_behind(*modules).items()):
@@ -51,12 +54,14 @@ def code_version(*modules: str) -> str:
 def modules_behind(*modules: str) -> dict[str, Path]:
     """The modules that :func:`code_version` hashes: name to source file."""
     found: dict[str, Path] = {}
+    done: set[tuple[str, bool]] = set()
     todo = [(name, True) for name in modules]
     while todo:
         name, named = todo.pop()
-        file = source_file(name)
-        if name in found or name in CHANGES_NO_FIGURE:
+        if (name, named) in done or name in CHANGES_NO_FIGURE:
             continue
+        done.add((name, named))
+        file = source_file(name)
         assert file is not None, f"no module {name}"
         found[name] = file
         if named and file.name == "__init__.py":
@@ -68,8 +73,8 @@ def modules_behind(*modules: str) -> dict[str, Path]:
 
 @cache
 def code_of(file: Path) -> str:
-    """A file's :func:`source_code`, as it was when this process first looked: that is the code that it runs."""
-    return source_code(file.read_text(encoding="utf-8"))
+    """A file's :func:`source_code`."""
+    return source_code(SOURCES[file] if file in SOURCES else file.read_text(encoding="utf-8"))
 
 
 def source_file(name: str) -> Path | None:
@@ -134,3 +139,14 @@ def source_code(text: str) -> str:
             tokens.append(token.string)
             only_strings = only_strings and token.type == tokenize.STRING
     return "\n".join(lines)
+
+
+def _read_sources() -> dict[Path, str]:
+    """Every source of the project that lies in this installation."""
+    tops = [source_file(name) for name in (*LIBRARY, "flows")]
+    files = [file for top in tops if top is not None for file in top.parent.rglob("*.py")]
+    return {file: file.read_text(encoding="utf-8") for file in files}
+
+
+SOURCES = _read_sources()
+"""The project's sources as they were when this process began."""

@@ -16,7 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from medgan.metrics import fid, kid, precision_recall, sampling
-from medgan.metrics.features import Z95, Features, as_features, as_pair, is_constant, share_interval, standard_errors
+from medgan.metrics.features import (
+    DOMAIN,
+    Z95,
+    Features,
+    as_features,
+    as_pair,
+    is_constant,
+    share_interval,
+    standard_errors,
+)
 from medgan.metrics.measured import TooFewImagesError
 from medgan.metrics.sampling import class_mix, pick_evenly, split_patients, unsplittable
 from pipeline.records import MedaugError, ResultRow
@@ -31,9 +40,6 @@ UNBIASED_FROM = 2048
 
 AT_ONE_N = ("fid", "recall", "coverage")
 """What is compared with the real images' own at one n, as ``floor_ratio.<metric>``."""
-
-DOMAIN = "domain"
-"""The extractor whose precision, recall, density and coverage carry no extractor in their names."""
 
 Labels = NDArray[np.integer[Any]] | torch.Tensor
 

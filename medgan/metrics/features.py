@@ -20,6 +20,9 @@ from pipeline.records import MedaugError
 Features = torch.Tensor | NDArray[Any]
 """Feature vectors [N, D] as a tensor or an array of any floating type."""
 
+DOMAIN = "domain"
+"""The extractor whose precision, recall, density and coverage carry no extractor in their names."""
+
 Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 

@@ -263,4 +263,5 @@ def test_ctrl_c_ends_a_training_at_its_next_step_and_keeps_it(tmp_path: Path) ->
     assert process.wait(timeout=120) == 130
     assert "goes on where it stopped" in log.read_text()
     assert list(runs.glob("artifacts/unfinished/generator-*/step-*"))
-    assert {run.info.status for run in children(runs, "train")} == {"KILLED"}
+    statuses = {run.info.status for stage in ("train", "experiment") for run in children(runs, stage)}
+    assert statuses == {"KILLED"}

@@ -36,6 +36,24 @@ def test_a_stage_counts_what_it_reaches(kind):
     assert {name for name in found if name.startswith("flows.")} <= set(code)
 
 
+@pytest.mark.parametrize("stage", [classify, extract, filters, score, scorecard, train_gan])
+def test_a_stage_counts_itself(stage):
+    assert stage.__name__ in stage.CODE
+
+
+def test_what_is_on_disk_later_does_not_count(monkeypatch):
+    """The code that runs is that of the start, whatever an update has made of the files since."""
+    file = source_file("pipeline.codes")
+    code_version.cache_clear()
+    before = code_version("pipeline.codes")
+    for cached in (code_version, versions_module.code_of):
+        cached.cache_clear()
+    monkeypatch.setitem(versions_module.SOURCES, file, "x = 1\n")
+    assert code_version("pipeline.codes") != before
+    for cached in (code_version, versions_module.code_of):
+        cached.cache_clear()
+
+
 @pytest.mark.parametrize("kind", ["generator", "synthetic", "scorecard"])
 def test_networks_that_are_found_by_name_count(kind):
     assert {place.partition(":")[0] for place in NETWORKS.values()} <= set(modules_behind(*REACHED[kind][0]))
@@ -79,6 +97,13 @@ def test_code_that_is_imported_by_what_is_imported_counts(library):
     assert library(aside="z = 2\n") == before
     assert library(far='"""Words."""\n# why\ny = 1\n') == before
     assert library(far="y = 2\n") != before
+
+
+def test_a_named_package_is_whole_in_every_order(library):
+    library(stage="import sample_library\n", other="y = 1\n")
+    whole = {"sample_library", "sample_library.stage", "sample_library.other"}
+    assert set(modules_behind("sample_library", "sample_library.stage")) == whole
+    assert set(modules_behind("sample_library.stage", "sample_library")) == whole
 
 
 def test_modules_that_import_each_other_are_read_once(library):

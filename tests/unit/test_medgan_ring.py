@@ -86,15 +86,6 @@ PRESETS = {
     "gan": ({"images": 120_000, "batch": 32, "architecture": MLP, "optimiser": rates(1e-3)}, 0.75, None),
     "cgan": ({"images": 120_000, "batch": 32, "architecture": MLP, "optimiser": rates(1e-3)}, 0.75, 0.95),
     "dcgan": ({"images": 60_000, "batch": 64, "architecture": {**DCGAN, "base_channels": 512}}, 0.5, 0.95),
-    # Collapses, as DCGAN under BCE does in a longer training: recall 0.25 here, at rates of 2e-4 and 1e-3 0.125 and
-    # 0.25, with 100,000 images 0.25.
-    "lsgan": (
-        {
-            **{"images": 60_000, "batch": 64, "architecture": {**DCGAN, "base_channels": 512}},
-            "optimiser": rates(5e-4),
-        },
-        *(0.25, 0.95),
-    ),
     # measured: recall 0.875, accuracy 0.994, with 43 % of the images sharp
     "wgan": ({"images": 100_000, "batch": 32, "architecture": DCGAN, "optimiser": rates(5e-4)}, 0.75, 0.95),
     "wgan_gp": ({"images": 100_000, "batch": 32, "architecture": DCGAN, "optimiser": rates(5e-4)}, 0.75, 0.95),
@@ -119,7 +110,7 @@ PRESETS = {
             **{"images": 30_000, "batch": 16, "architecture": STYLE, "optimiser": rates(3e-3)},
             "regularisation": {"r1": 1.0},
         },
-        *(0.625, 0.95),  # measured: 0.75, 0.991
+        *(0.625, 0.95),  # measured: 0.75, 0.991; on another processor it may be a place less
     ),
     # Only what leaves a blob in its place: 0.875 and 0.986 measured; with all of the preset's transforms 0.75 and 1.0.
     "stylegan2_ada": (
@@ -185,3 +176,13 @@ def test_bce_collapses_where_the_gradient_penalty_does_not(data, tmp_path):
     settings, least, _ = PRESETS["wgan_gp"]
     images, labels = drawn("dcgan", {**settings, "images": 60_000}, data, tmp_path)
     assert judge(images, labels)[0] <= 0.5 < least
+
+
+@pytest.mark.slow
+def test_least_squares_find_a_place_of_each_class_at_most(data, tmp_path):
+    """As DCGAN under BCE in a longer training; 0.125 and 0.25 at rates of 2e-4 and 1e-3, 0.25 with 100,000 images."""
+    architecture = {**DCGAN, "base_channels": 512}
+    settings = {"images": 60_000, "batch": 64, "architecture": architecture, "optimiser": rates(5e-4)}
+    recall, accuracy, _ = judge(*drawn("lsgan", settings, data, tmp_path))
+    assert recall <= 0.25
+    assert accuracy >= 0.95
