@@ -58,8 +58,8 @@ class Contrast:
             seeds alone, √(s²ₜ + s²_c); None where a side has one run.
         se: standard error of ``value`` over patients and runs.
         patient_se: standard error over patients alone.
-        smallest: about the smallest true gain that would have been shown, see :func:`smallest_gain`; 1, the largest
-            difference there is, where none could be.
+        smallest: about the smallest true gain that would have been shown, see :func:`smallest_gain`; 1 where none could
+            be, as it would be more than the control leaves to a perfect classifier.
     """
 
     value: float
@@ -126,6 +126,8 @@ def contrast(
     tail = min(int((differences <= 0.0).sum()), int((differences >= 0.0).sum()))
     p = min(1.0, 2.0 * (tail + 1) / (resamples + 1))
     smallest = smallest_gain(unclipped - value, tests)
+    if smallest > 1.0 - np.mean(observed_c):
+        smallest = 1.0
     if min(len(treatment), len(control)) < 2 or (gan_seeds is not None and len(set(gan_seeds)) < 2):
         p, smallest = 1.0, 1.0
     seed_sd = None

@@ -58,9 +58,9 @@ def _change(one: Contrast) -> str:
 
 def _power(smallest: float) -> str:
     if smallest >= 1.0:
-        return "With so few patients, runs or GAN trainings none could have been shown."
+        return "With so few patients, runs or GAN trainings no gain could have been shown."
     return (
-        f"A true change of about {number(smallest * 100, 1)} points would have been shown in four of five such "
+        f"A true gain of about {number(smallest * 100, 1)} points would have been shown in four of five such "
         "experiments, a smaller one less often."
     )
 

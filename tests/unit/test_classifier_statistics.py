@@ -281,6 +281,15 @@ def test_however_many_contrasts_a_clear_gain_can_be_shown():
     assert few.smallest == 1.0
 
 
+def test_no_gain_is_promised_beyond_what_the_control_leaves():
+    rng = np.random.default_rng(3)
+    labels = np.arange(200) % 2
+    at = {s: [simulated(rng, 200, s, labels=labels) for _ in range(8)] for s in (0.5, 3.0)}
+    weak, strong = (contrast(runs[:4], runs[4:], tests=4).smallest for runs in at.values())
+    assert 0.02 < weak < 0.36  # of an AUROC of about 0.64
+    assert strong == 1.0  # of nearly 1
+
+
 def test_the_smallest_gain_has_students_tails_and_never_exceeds_the_largest_difference():
     rng = np.random.default_rng(5)
     normal = rng.normal(0, 0.01, 400_000)

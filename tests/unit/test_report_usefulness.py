@@ -64,7 +64,7 @@ def test_a_clinician_reads_what_happened_to_whom_and_by_how_much():
     )
     assert "(filter=copies), resnet: cannot tell." in told[2]
     assert told[2].endswith(
-        "A true change of about 6.0 points would have been shown in four of five such experiments, a smaller one less "
+        "A true gain of about 6.0 points would have been shown in four of five such experiments, a smaller one less "
         "often."
     )
 
@@ -109,7 +109,7 @@ def test_what_was_decided_is_told_first_and_the_rest_counted():
 def test_where_nothing_could_have_been_shown_the_sentence_says_so():
     rows = [replace(row, value=1.3) if row.stage == "power" else row for row in pair(0.0, 1.0, UNSURE)]
     (one,) = comparisons(rows, "auroc")
-    assert sentence(one).endswith("With so few patients, runs or GAN trainings none could have been shown.")
+    assert sentence(one).endswith("With so few patients, runs or GAN trainings no gain could have been shown.")
     table = contrast_table(evidence(*rows), (one,))
     assert {line.cells[4].text for group in table.groups for line in group.lines} == {"none"}
 
