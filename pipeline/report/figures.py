@@ -244,7 +244,7 @@ def dots_figure(
     """
     width, height = 5.6, 2.9
     figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0.62 / width, 0.5 / height, 1 - 0.86 / width, 1 - 0.86 / height))
+    axes = figure.add_axes((0.8 / width, 0.5 / height, 1 - 1.04 / width, 1 - 0.86 / height))
     if line == "zero":
         axes.axhline(0, color=INK, linewidth=0.9)
     for i, one in enumerate(series):

@@ -32,8 +32,9 @@ def forest_panels(evidence: Evidence, found: tuple[Comparison, ...]) -> tuple[Pa
     for i, classifier in enumerate(dict.fromkeys(one.classifier for one in found)):
         mine = sorted((one for one in found if one.classifier == classifier), key=place)
         intervals = []
+        whole = "all patients" if any(one.fraction for one in mine) else ""
         for comparison in mine:
-            group = ", ".join(part for part in (comparison.gan, patients_of(comparison.fraction)) if part)
+            group = ", ".join(part for part in (comparison.gan, patients_of(comparison.fraction) or whole) if part)
             for one in comparison.contrasts:
                 row = one.row
                 name = ", ".join(part for part in (one.arms, comparison.dose) if part)
