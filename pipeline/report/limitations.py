@@ -22,6 +22,9 @@ STAGE = "probe"
 LARGEST = 320
 """Pixels of a picture's longer side, at most: it stands in a table."""
 
+COLUMNS = 5
+"""GANs beside each other, at most."""
+
 SHOWS = {
     "spectrum": "power over spatial frequency",
     "resolution": "spectral gap by resolution: real halves, synthetic",
@@ -99,6 +102,11 @@ class Scorecard:
     figures: Table
     missing: tuple[tuple[str, str, str], ...]
     chance: str
+
+    @property
+    def wide(self) -> bool:
+        """Whether a column for each GAN is more than a page holds: then each claim lists the GANs that it concerns."""
+        return len(self.gans) > COLUMNS
 
 
 def scorecard(evidence: Evidence) -> Scorecard | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.records import ReportInput
-from pipeline.report import write_report
+from pipeline.report import limitations, write_report
 from pipeline.report.limitations import figure_of
 from tests.unit.report_demo import demo_input, verdicts
 from tests.unit.test_report import Page
@@ -54,6 +54,19 @@ def test_every_verdict_stands_there_with_its_number_and_interval(written):
 def test_the_words_are_counted_as_the_verdicts(written):
     cells = re.findall(r'<td><span class="verdict (\S+)">', written[0])
     assert sorted(cells) == sorted(["shown"] * 3 + ["not-shown"] * 2 + ["cannot-tell"] * 2)
+
+
+def test_with_many_gans_each_claim_lists_those_that_it_concerns(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(limitations, "COLUMNS", 1)
+    html, _ = section(demo, tmp_path)
+    assert 'class="limitations" style' not in html  # no table
+    text = Page(html).text
+    assert all(figure_of(one) in text for one in verdicts())
+    claims = re.findall(r'<div class="claim">.*?</div>', html, re.DOTALL)
+    named = [set(re.findall(r"<strong>(?:<span[^>]*></span>)?([^<]+)</strong>", claim)) for claim in claims]
+    assert named == [
+        {v.gan for v in verdicts() if v.claim == key} for key in dict.fromkeys(v.claim for v in verdicts())
+    ]
 
 
 def test_a_gan_that_a_claim_does_not_concern_has_an_empty_cell(written):
