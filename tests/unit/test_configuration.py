@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.configuration import ExperimentConfig, load_experiment
+from medgan.metrics.separability import MIN_POINTS_PER_DIMENSION
 from pipeline.config import preset_folders
 from pipeline.records import MedaugError
 
@@ -20,6 +21,16 @@ def test_shipped_experiments_load_and_survive_json(file: Path) -> None:
     assert config.gans
     again = ExperimentConfig.model_validate_json(config.model_dump_json())
     assert again == config
+
+
+def test_the_shipped_ablations_draw_enough_for_a_plane_in_every_latent() -> None:
+    """Where too few are drawn a probe refuses, and a claim that needs it could never be decided."""
+    config = load_experiment(CONFIGS / "experiment" / "limitations.yaml")
+    for gan in config.gans:
+        options = gan.architecture
+        w = options.get("width", 0) if options.get("mapping_layers") else options["latent"] + options["label_width"]
+        dimensions = max(options["latent"], w if "width" in options else 0)
+        assert config.scorecard.draws >= 2 * MIN_POINTS_PER_DIMENSION * dimensions, gan.name
 
 
 def test_command_line_values_win() -> None:
