@@ -333,14 +333,8 @@ class _Filter(torch.autograd.Function):
         return gradient, None, None
 
 
-class _FilterOnce(torch.autograd.Function):
+class _FilterOnce(_Filter):
     """The same for the compiler, which differentiates once and does not follow a function into itself."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, padding: int) -> Tensor:
-        ctx.save_for_backward(kernel)
-        ctx.padding = kernel.shape[-1] - 1 - padding
-        return filtered(x, kernel, padding)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
