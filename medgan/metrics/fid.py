@@ -6,9 +6,9 @@ Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule Converge to a 
 and Landau 1982 for Gaussians.
 
 The usual matrix square root of the unsymmetric Σ₁Σ₂ turns complex or NaN when a covariance is singular. It is not
-needed: with any factors Σᵢ = FᵢᵀFᵢ the nonzero eigenvalues of Σ₁Σ₂ are the squared singular values of F₁F₂ᵀ, so
-tr (Σ₁Σ₂)^½ is the sum of those singular values: real, and exact whatever the rank. With no more vectors than
-dimensions the centred vectors themselves are the factor, and F₁F₂ᵀ is their Gram matrix; else Cholesky's factor is.
+needed: with any factor Σ₁ = FᵀF the nonzero eigenvalues of Σ₁Σ₂ are those of the symmetric FΣ₂Fᵀ, so tr (Σ₁Σ₂)^½ is the
+sum of their roots: real, and exact whatever the rank. With no more vectors than dimensions the centred vectors
+themselves are the factor, else Cholesky's is.
 
 FID is biased upwards at small n (Bińkowski et al. 2018): a value means little without its n and a real-against-real
 floor at the same n.
@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 
 from medgan.metrics.features import Features, as_pair
-from medgan.metrics.moments import Moments, Statistics, from_moments, gram, load_statistics
+from medgan.metrics.moments import Moments, Statistics, from_moments, load_statistics
 
 __all__ = ["Statistics", "distance", "frechet_distance", "from_moments", "load_statistics", "statistics"]
 
@@ -30,7 +30,7 @@ RELATIVE = 1e-7
 """Error of a distance that the faster way may cause, as a share of it."""
 
 ROUNDING = 16 * torch.finfo(torch.float64).eps
-"""Error of a Gram matrix's eigenvalues, as a share of the largest."""
+"""Error of the eigenvalues of FΣ₂Fᵀ, as a share of the product of the covariances' largest."""
 
 
 def statistics(features: Features, name: str = "features") -> Statistics:
@@ -47,30 +47,29 @@ def statistics(features: Features, name: str = "features") -> Statistics:
 def frechet_distance(first: Statistics, second: Statistics) -> float:
     """Squared Fréchet distance between two Gaussians with these moments; never negative.
 
-    The singular values of F₁F₂ᵀ are the roots of its Gram matrix's eigenvalues too, which come several times faster but
-    with half the digits where they are small: that way counts only where it costs at most :data:`RELATIVE`.
+    The eigenvalues' roots are the singular values of F₁F₂ᵀ, which take several times longer but keep all digits where
+    they are small: eigenvalues count only where they cost at most :data:`RELATIVE`.
     """
-    shift = (first.mean - second.mean).square().sum()
-    # tr Σ = sum of the factor's squared entries
-    without_root = float(shift + first.factor.square().sum() + second.factor.square().sum())
-    product = first.factor @ second.factor.T
-    if min(product.shape) > EXACT_RANK:
-        trace, error = _nuclear_norm_by_gram(product)
+    shift = float((first.mean - second.mean).square().sum())
+    without_root = shift + first.trace + second.trace
+    if min(first.largest_rank, second.largest_rank) > EXACT_RANK:
+        trace, error = _trace_of_root(first, second)
         distance = without_root - 2.0 * trace
         if 2.0 * error <= RELATIVE * distance:
             return distance
-    return max(without_root - 2.0 * float(torch.linalg.svdvals(product).sum()), 0.0)
+    return max(without_root - 2.0 * float(torch.linalg.svdvals(first.factor @ second.factor.T).sum()), 0.0)
 
 
-def _nuclear_norm_by_gram(matrix: torch.Tensor) -> tuple[float, float]:
-    """Sum of the singular values of [R, S], and a bound of its error.
+def _trace_of_root(first: Statistics, second: Statistics) -> tuple[float, float]:
+    """The trace of (Σ₁Σ₂)^½ from eigenvalues, and a bound of its error.
 
-    An error e of an eigenvalue σ² is one of e / 2σ of σ, and of √e where σ is nearly zero.
+    An error e of an eigenvalue λ is one of e / 2√λ of its root, and of √e where λ is nearly zero.
     """
-    smaller = gram(matrix.T) if matrix.shape[0] <= matrix.shape[1] else gram(matrix)
-    values = torch.linalg.eigvalsh(smaller).clamp(min=0.0)
-    roots, error = values.sqrt(), ROUNDING * values[-1]
-    return float(roots.sum()), float(torch.minimum(error / (2.0 * roots), error.sqrt()).sum())
+    # only one needs a factor: the one of fewer vectors, or of which the vectors are there
+    one, other = sorted((first, second), key=lambda each: (each.largest_rank, each.centred is None))
+    values = torch.linalg.eigvalsh(other.along(one.factor)).clamp(min=0.0)
+    roots, error = values.sqrt(), ROUNDING * one.largest_eigenvalue() * other.largest_eigenvalue()
+    return float(roots.sum()), float((error / (2.0 * roots)).clamp(max=error**0.5).sum())
 
 
 def distance(real: Features, synthetic: Features) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import safetensors.torch
@@ -23,11 +24,14 @@ from medgan.metrics.features import Features, as_features
 from medgan.metrics.measured import TooFewImagesError
 from pipeline.records import MedaugError
 
-BATCH = 2048
+BATCH = 4096
 """Vectors taken in at a time."""
 
-COLUMNS = 256
-"""Of a block of a Gram matrix."""
+ROWS = 256
+"""Of a block of a product with a triangle."""
+
+POWERS = 8
+"""Steps towards the largest eigenvalue."""
 
 INDEPENDENT = 1e-8
 """A feature of which less than this share of variance is left once those before it are known counts as dependent."""
@@ -39,24 +43,67 @@ class Statistics:
 
     Attributes:
         mean: float64 [D].
-        factor: float64 [R, D]; the covariance is ``factorᵀ factor``.
+        full: the covariance, float64 [D, D]; None where ``centred`` is given.
+        centred: float64 [N, D] of no more vectors than dimensions; ``centredᵀ centred`` is the covariance.
         count: vectors behind them; None where only the moments are known.
     """
 
     mean: torch.Tensor
-    factor: torch.Tensor
+    full: torch.Tensor | None = None
+    centred: torch.Tensor | None = None
     count: int | None = None
 
     @property
     def covariance(self) -> torch.Tensor:
         """float64 [D, D]."""
-        return self.factor.T @ self.factor
+        return self.full if self.full is not None else self._centred.T @ self._centred
+
+    @property
+    def trace(self) -> float:
+        """Of the covariance."""
+        return float(self.full.trace() if self.full is not None else self._centred.square().sum())
+
+    @property
+    def largest_rank(self) -> int:
+        """That the covariance can have."""
+        return len(self.mean) if self.full is not None else len(self._centred)
+
+    def largest_eigenvalue(self) -> float:
+        """Of the covariance, from below: enough for a bound of rounding (power iteration)."""
+        vector = torch.randn(len(self.mean), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        for _ in range(POWERS):
+            vector = vector / vector.norm().clamp(min=torch.finfo(torch.float64).tiny)
+            vector = self.full @ vector if self.full is not None else self._centred.T @ (self._centred @ vector)
+        return float(vector.norm())
+
+    @cached_property
+    def factor(self) -> torch.Tensor:
+        """F, float64 [R, D], with FᵀF = covariance; see :func:`covariance_factor`.
+
+        Raises:
+            MedaugError: the covariance has a negative eigenvalue.
+        """
+        return covariance_factor(self.full) if self.full is not None else self._centred
+
+    def along(self, rows: torch.Tensor) -> torch.Tensor:
+        """``rows covariance rowsᵀ`` of float64 [R, D], as [R, R] of which the lower triangle counts."""
+        if self.full is None:
+            return gram((rows @ self._centred.T).T)
+        if rows.shape == self.full.shape and rows.equal(rows.triu()):
+            return _along_triangle(rows, self.full)
+        return rows @ self.full @ rows.T
+
+    @property
+    def _centred(self) -> torch.Tensor:
+        assert self.centred is not None, "either the covariance or the vectors"
+        return self.centred
 
     def save(self, file: Path) -> None:
         """Writes them as safetensors, with the count in the header."""
         header = {} if self.count is None else {"count": str(self.count)}
-        tensors = {"mean": self.mean.cpu().contiguous(), "factor": self.factor.cpu().contiguous()}
-        safetensors.torch.save_file(tensors, file, header)
+        tensors = {"mean": self.mean, "full": self.full, "centred": self.centred}
+        held = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+        safetensors.torch.save_file(held, file, header)
 
 
 def load_statistics(file: Path) -> Statistics:
@@ -68,9 +115,9 @@ def load_statistics(file: Path) -> Statistics:
     try:
         with safe_open(file, "pt") as tensors:
             count = (tensors.metadata() or {}).get("count")
-            mean, factor = tensors.get_tensor("mean"), tensors.get_tensor("factor")
-        return Statistics(mean, factor, None if count is None else int(count))
-    except (OSError, SafetensorError, ValueError) as error:
+            held = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        return Statistics(**held, count=None if count is None else int(count))
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise MedaugError(f"statistics {file}: not readable ({reason}); delete the file, run again") from None
 
@@ -101,7 +148,7 @@ class Moments:
         Raises:
             MedaugError: another shape or dimension, or values that are not finite.
         """
-        for rows in as_features(features, name, minimum=0).split(BATCH):
+        for rows in as_features(features, name, minimum=0).cpu().split(BATCH):
             if not len(rows):
                 continue
             if self.count and rows.shape[1] != self._dimension:
@@ -140,9 +187,9 @@ class Moments:
         if self._scatter is None:
             vectors = torch.cat(self._waiting)
             mean = vectors.mean(dim=0)
-            return Statistics(mean, (vectors - mean) / math.sqrt(self.count - 1), self.count)
+            return Statistics(mean, centred=(vectors - mean) / math.sqrt(self.count - 1), count=self.count)
         self._fold()
-        return Statistics(self._mean, covariance_factor(self._scatter / (self.count - 1)), self.count)
+        return Statistics(self._mean, self._scatter / (self.count - 1), count=self.count)
 
     @property
     def _dimension(self) -> int:
@@ -152,32 +199,43 @@ class Moments:
         """Moves the waiting vectors into mean and scatter."""
         if not self._waiting:
             return
-        vectors = torch.cat(self._waiting)
+        vectors = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
         self._waiting = []
         mean = vectors.mean(dim=0)
-        vectors = vectors - mean
-        self._combine(len(vectors), mean, gram(vectors))
+        centred = vectors - mean
+        scatter = self._shift(len(centred), mean)
+        scatter += gram(centred)
 
     def _combine(self, count: int, mean: torch.Tensor, scatter: torch.Tensor) -> None:
+        self._shift(count, mean).add_(scatter)
+
+    def _shift(self, count: int, mean: torch.Tensor) -> torch.Tensor:
+        """Takes in a set's mean, and what its distance adds to the scatter; returns the scatter."""
         if self._scatter is None:
-            self._folded, self._mean, self._scatter = count, mean.clone(), scatter.clone()
-            return
+            self._folded, self._mean = count, mean.clone()
+            self._scatter = mean.new_zeros(len(mean), len(mean))
+            return self._scatter
         total = self._folded + count
         shift = mean - self._mean
-        self._scatter += scatter
         self._scatter.addr_(shift, shift, alpha=self._folded * count / total)
         self._mean += shift * (count / total)
         self._folded = total
+        return self._scatter
 
 
 def gram(vectors: torch.Tensor) -> torch.Tensor:
-    """``vectorsᵀ vectors`` of [N, D], its symmetry used: blocks on and above the diagonal are multiplied, not twice."""
-    whole = vectors.new_empty(vectors.shape[1], vectors.shape[1])
-    for start in range(0, len(whole), COLUMNS):
-        rows = slice(start, min(start + COLUMNS, len(whole)))
-        whole[rows, start:] = vectors[:, rows].T @ vectors[:, start:]
-        whole[rows.stop :, rows] = whole[rows, rows.stop :].T
-    return whole
+    """``vectorsᵀ vectors`` of float64 [N, D]; NumPy computes half of a matrix times its own transpose, PyTorch all."""
+    values = vectors.numpy()
+    return torch.from_numpy(values.T @ values)
+
+
+def _along_triangle(upper: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """``upper covariance upperᵀ`` of an upper triangular matrix, its lower triangle: a third of the plain products."""
+    product = torch.zeros_like(covariance)
+    for start in range(0, len(upper), ROWS):
+        rows, rest = slice(start, start + ROWS), slice(start, None)
+        product[rest, rows] = upper[rest, rest] @ (covariance[rest, rest] @ upper[rows, rest].T)
+    return product
 
 
 def from_moments(mean: torch.Tensor, covariance: torch.Tensor, count: int | None = None) -> Statistics:
@@ -193,27 +251,30 @@ def from_moments(mean: torch.Tensor, covariance: torch.Tensor, count: int | None
         )
     if not torch.allclose(covariance, covariance.T, rtol=1e-6, atol=1e-10):
         raise MedaugError("moments: the covariance is not symmetric; compute it from features in float64")
-    return Statistics(mean, covariance_factor(covariance), count)
+    statistics = Statistics(mean, (covariance + covariance.T) / 2, count=count)
+    _ = statistics.factor  # refuses a negative eigenvalue
+    return statistics
 
 
 def covariance_factor(covariance: torch.Tensor) -> torch.Tensor:
     """F with FᵀF = covariance [D, D].
 
-    Cholesky's factor where the features are independent of each other, those that never vary left out (dead units are
-    common); it is many times cheaper than eigenvectors and keeps the digits of features of small variance. Else
-    eigenvectors, one row for each eigenvalue that stands above rounding.
+    Cholesky's factor, upper triangular, where the features are independent of each other but for those that never vary
+    (dead units are common); it is many times cheaper than eigenvectors and keeps the digits of features of small
+    variance. Else eigenvectors, one row for each eigenvalue that stands above rounding.
+
+    Args:
+        covariance: float64, symmetric.
 
     Raises:
         MedaugError: the covariance has a negative eigenvalue.
     """
-    covariance = (covariance + covariance.T) / 2
-    varying = covariance.diagonal() > 0.0
-    part = covariance[varying][:, varying]
-    lower, fault = torch.linalg.cholesky_ex(part)
-    if not int(fault) and bool((lower.diagonal().square() > INDEPENDENT * part.diagonal()).all()):
-        factor = covariance.new_zeros(len(part), len(covariance))
-        factor[:, varying] = lower.T
-        return factor
+    dead = (covariance == 0.0).all(dim=0)
+    # a one in the diagonal for each feature that never varies, taken out of the factor again
+    upper, fault = torch.linalg.cholesky_ex(covariance + torch.diag(dead.to(covariance)), upper=True)
+    upper[dead] = 0.0
+    if not int(fault) and bool((upper.diagonal().square() >= INDEPENDENT * covariance.diagonal()).all()):
+        return upper
     values, vectors = torch.linalg.eigh(covariance)
     largest = float(values[-1].clamp(min=0.0))
     if float(values[0]) < -1e-6 * largest:

@@ -367,6 +367,9 @@ def test_labels_that_do_not_fit_are_refused():
 def test_moments_that_are_no_covariance_are_refused():
     with pytest.raises(MedaugError, match="negative eigenvalue"):
         fid.from_moments(torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
+    for corner in (0.0, -0.5):
+        with pytest.raises(MedaugError, match="negative eigenvalue"):
+            fid.from_moments(torch.zeros(2), torch.tensor([[corner, 1.0], [1.0, 1.0]]))
     with pytest.raises(MedaugError, match="not symmetric"):
         fid.from_moments(torch.zeros(2), torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
 

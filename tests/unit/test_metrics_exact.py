@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from medgan.metrics import fid, fidelity, floor, kid, precision_recall
 from medgan.metrics.measured import TooFewImagesError
-from medgan.metrics.moments import Moments, gram
+from medgan.metrics.moments import Moments
 from pipeline.records import MedaugError
 from tests.unit import peers
 
@@ -123,12 +123,13 @@ def test_a_stream_holds_no_more_than_a_covariance(monkeypatch):
 
 
 def test_statistics_are_the_same_after_a_file(tmp_path: Path):
-    before = fid.statistics(gaussian(30, 7, 0))
-    before.save(tmp_path / "statistics.safetensors")
-    after = fid.load_statistics(tmp_path / "statistics.safetensors")
-    assert after.count == 30
-    assert after.mean.equal(before.mean)
-    assert after.factor.equal(before.factor)
+    for count in (30, 5):  # as a covariance, as vectors
+        before = fid.statistics(gaussian(count, 7, 0))
+        before.save(tmp_path / "statistics.safetensors")
+        after = fid.load_statistics(tmp_path / "statistics.safetensors")
+        assert after.count == count
+        assert after.mean.equal(before.mean)
+        assert after.factor.equal(before.factor)
     (tmp_path / "damaged").write_bytes(b"{}")
     for name in ("damaged", "absent"):
         with pytest.raises(MedaugError, match="not readable"):
@@ -147,12 +148,18 @@ def test_streams_that_do_not_fit_are_refused():
         one.merge(other)
 
 
-def test_a_gram_matrix_in_blocks_is_the_product(monkeypatch):
-    monkeypatch.setattr(sys.modules["medgan.metrics.moments"], "COLUMNS", 5)
-    for d in (3, 10, 17):
-        x = gaussian(20, d, 0)
-        torch.testing.assert_close(gram(x), x.T @ x)
-        torch.testing.assert_close(gram(x.T), x @ x.T)
+@pytest.mark.parametrize("n", [9, 40])
+@pytest.mark.parametrize("shape", [dead, dependent])
+def test_a_covariance_along_rows_is_the_product(n, shape, monkeypatch):
+    monkeypatch.setattr(sys.modules["medgan.metrics.moments"], "ROWS", 4)
+    x, rows = shape(gaussian(n, 10, 0)), shape(gaussian(6, 10, 1))
+    found, covariance = fid.statistics(x), torch.cov(x.T)
+    assert (found.full is None) == (n < x.shape[1])
+    for along in (rows, found.factor, torch.linalg.qr(gaussian(*covariance.shape, 2))[1]):
+        # a triangle is enough for eigenvalues of a symmetric matrix
+        torch.testing.assert_close(found.along(along).tril(), (along @ covariance @ along.T).tril())
+    assert found.trace == pytest.approx(float(covariance.trace()))
+    assert found.largest_eigenvalue() == pytest.approx(float(torch.linalg.eigvalsh(covariance)[-1]), rel=0.2)
 
 
 class LargestTensor(TorchDispatchMode):
