@@ -6,8 +6,7 @@ stands in :data:`medgan.limitations.PROBES`; here is how each is run.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -38,7 +37,6 @@ from medgan.metrics import (
 )
 from medgan.metrics.intervals import clopper_pearson
 from medgan.metrics.measured import Measured
-from medgan.pooled import Figure, compare, pool
 
 
 def _spectrum(subject: Subject) -> Answer:
@@ -132,48 +130,36 @@ def _conditional(subject: Subject) -> Answer:
     each = [(label, named.get(f"conditional_accuracy.{name}")) for label, name in enumerate(subject.classes)]
     worst = min((one.value, label) for label, one in each if one is not None)[1]
     shown = ms_ssim.picture(real.images, drawn.images, real.labels, drawn.labels, worst, count=5)
-    return Answer({**recalled, **named, **worst_class(recalled, subject.classes)}, shown)
+    return Answer({**recalled, **named, **worst_class(recalled)}, shown)
 
 
-def worst_class(recalled: Mapping[str, Measured], classes: Sequence[str]) -> dict[str, Measured]:
+def worst_class(recalled: Mapping[str, Measured]) -> dict[str, Measured]:
     """``worst.conditional_recall``: the lowest recall of a class, as a share of what its real scans reach.
 
     The lowest of K figures is low by chance, too: its interval is Bonferroni's, of K at once. A class without any
-    synthetic scan has 0, as a fact. Where the floor may be 0 the ratio has no upper bound of its own, and the end is
-    what a recall of 1 would be over the floor.
+    synthetic scan has 0, as a fact.
 
     Args:
-        recalled: ``conditional_recall.<class>`` and their floors.
-        classes: names.
+        recalled: :func:`medgan.metrics.conditional.conditional_recall`'s answer.
 
     Returns:
-        Nothing where no class has both.
+        Nothing where no class has a ratio to its floor.
     """
-    ratios: dict[str, Figure] = {}
-    most: dict[str, float] = {}
-    for name in classes:
-        one, floor = (recalled.get(f"{prefix}conditional_recall.{name}") for prefix in ("", "floor."))
-        if one is not None and one.n_synthetic == 0:
-            ratios[name], most[name] = Figure(0.0, 0.0, 0.0, 1), 0.0
-        elif one is not None and floor is not None and floor.value > 0:
-            own, real = (pool([each.row("recall")]) for each in (one, floor))
-            ratios[name], most[name] = compare(own, real, "ratio"), 1.0 / floor.value
+    prefix = "floor_ratio.conditional_recall."
+    ratios = {metric.removeprefix(prefix): one for metric, one in recalled.items() if metric.startswith(prefix)}
     if not ratios:
         return {}
     name = min(ratios, key=lambda name: ratios[name].value)
-    worst, measured = ratios[name], recalled[f"conditional_recall.{name}"]
+    worst = ratios[name]
+    low, high = (worst.value if end is None else end for end in (worst.low, worst.high))
     normal = torch.special.ndtri(torch.tensor([1 - 0.025 / len(ratios), 0.975], dtype=torch.float64))
     wider = float(normal[0] / normal[1])
-    high = worst.value + wider * (worst.high - worst.value)
-    note = f"{name}, the lowest of {len(ratios)} classes (Bonferroni); recall over its real-against-real floor"
     return {
-        "worst.conditional_recall": Measured(
-            worst.value,
-            max(worst.value - wider * (worst.value - worst.low), 0.0),
-            high if math.isfinite(high) else most[name],
-            measured.n_real,
-            measured.n_synthetic,
-            note,
+        "worst.conditional_recall": replace(
+            worst,
+            low=max(worst.value - wider * (worst.value - low), 0.0),
+            high=worst.value + wider * (high - worst.value),
+            note=f"{name}, the lowest of {len(ratios)} classes (Bonferroni); {worst.note}",
         )
     }
 
@@ -189,12 +175,13 @@ def _leak(subject: Subject) -> Answer:
         subject.validation.patients,
         subject.seed,
     )
-    each = list(found.values())
-    worst = max(each, key=lambda one: one.low or 0.0)  # one that cannot be seen in real scans either is not it
+    # what cannot be seen in real scans either says nothing, and its figure is anything
+    each = [one for one in found.values() if (one.low, one.high) != (0.0, 1.0)] or list(found.values())
+    worst = max(each, key=lambda one: (one.low or 0.0, one.value))
     transform = next(name for name, one in found.items() if one is worst)
     # the transforms are looked for in the same scans: their intervals do not shrink in the mean
     mean, low, high = (float(np.mean([getattr(one, end) for one in each])) for end in ("value", "low", "high"))
-    note = f"mean over {len(each)} transforms; {worst.note}"
+    note = f"mean over {len(each)} of {len(found)} transforms that can be seen; {worst.note}"
     summary = Measured(mean, low, high, worst.n_real, worst.n_synthetic, note)
     return Answer({**found, "leak": summary, "leak.worst": replace(worst, note=f"{transform}; {worst.note}")})
 
@@ -252,11 +239,10 @@ def _edits(subject: Subject) -> Answer:
 
 def _noise(subject: Subject) -> Answer:
     found = noise.observe(subject.generator, latents=max(subject.draws // 16, noise.MIN_LATENTS), seed=subject.seed)
-    figures = {
-        "noise": noise.structure_share(found, subject.seed),
-        "noise.low_pass": noise.low_pass_share(found, subject.seed),
-        "noise.amplitude": noise.amplitude(found, subject.seed),
-    }
+    figures = {"noise.amplitude": noise.amplitude(found, subject.seed)}
+    if not noise.changes_nothing(found):  # shares of nothing are none
+        figures["noise"] = noise.structure_share(found, subject.seed)
+        figures["noise.low_pass"] = noise.low_pass_share(found, subject.seed)
     return Answer(figures, noise.picture(found))
 
 

@@ -127,11 +127,15 @@ def examine(
 
 
 def transforms_of(config: ExperimentConfig, gan: str) -> list[str]:
-    """The augmentation's transforms that are looked for in a GAN's scans: its own; without any, those of its twins."""
+    """The augmentations' transforms that are looked for in a GAN's scans: the same ones in all that are compared.
+
+    A GAN without augmentation and all that differ from it in their augmentation alone make a group; a mean over other
+    transforms would be another quantity.
+    """
     configs = {one.name: asdict(one) for one in config.gans}
-    twin = WITHOUT_AUGMENTATION
-    found = [name for name in configs if name == gan or find_twin(configs, name, twin) == gan]
-    return sorted({transform for name in found for transform in configs[name]["augmentation"]["transforms"]})
+    plain_of = {name: find_twin(configs, name, WITHOUT_AUGMENTATION) or name for name in configs}
+    group = [name for name in configs if plain_of[name] == plain_of[gan]]
+    return sorted({transform for name in group for transform in configs[name]["augmentation"]["transforms"]})
 
 
 def _may_work_next_time(error: Exception) -> bool:

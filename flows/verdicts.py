@@ -32,7 +32,9 @@ def probe_rows(config: ExperimentConfig, outcomes: Sequence[Outcome]) -> list[Re
     if not config.scorecard.enabled:
         return rows
     for gan in config.gans:
-        courses = [Course(one.status, _curves(one.generator)) for one in outcomes if one.gan == gan.name]
+        # a training that the machine ended ("failed": memory, disk) says nothing of the GAN
+        own = [one for one in outcomes if one.gan == gan.name and one.status != "failed"]
+        courses = [Course(one.status, _curves(one.generator)) for one in own]
         found = divergence(courses, gan.loss) if courses else {}
         rows += [replace(one.row(metric, STAGE), gan=gan.name, n=len(courses)) for metric, one in found.items()]
     return rows

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medgan.metrics import fid, kid, precision_recall, sampling
+from medgan.metrics import fid, floors, kid, precision_recall, sampling
 from medgan.metrics.features import (
     DOMAIN,
     Z95,
@@ -27,7 +27,7 @@ from medgan.metrics.features import (
     standard_errors,
 )
 from medgan.metrics.measured import TooFewImagesError
-from medgan.metrics.sampling import class_mix, pick_evenly, split_patients, unsplittable
+from medgan.metrics.sampling import class_mix, split_patients, unsplittable
 from pipeline.records import MedaugError, ResultRow
 
 __all__ = ["MIN_IMAGES", "fid", "fidelity", "floor", "kid", "precision_recall", "sampling"]
@@ -61,12 +61,11 @@ def fidelity(
     The overall rows compare like mixes: of the synthetic images as many are drawn as can have the real images' class
     proportions. All sets with equal numbers of images a class thus have one n.
 
-    Beside FID stands ``floor_ratio.fid.<extractor>``: the mean FID of random halves of the real patients against as
-    many synthetic images, over the mean FID of those halves against the other half of the patients. Both are taken at
-    one n, so that the bias cancels where every patient has one image: synthetic images as good as those of new patients
-    then score about 1. Where a patient has several images that resemble each other, independent synthetic images tell
-    more than as many real ones, and a perfect generator may score below 1; every
-    draw behind the overall ratio has nearly the real class mix.
+    Beside FID stands ``floor_ratio.fid.<extractor>``: the mean FID of random halves of the real patients, one image of
+    each, against as many synthetic images, over the mean FID of those halves against the other half. Both are taken
+    at one n and of independent images, so that the bias cancels: synthetic images as good as those of new patients
+    score about 1 (:mod:`medgan.metrics.floors`). Every draw behind the overall ratio has nearly the real class mix.
+    With fewer than :data:`MIN_IMAGES` patients there is none.
 
     Recall and coverage depend on n as well: of N real images and M equally distributed synthetic ones about
     1 − (N/(N + M))^k are covered (Naeem et al. 2020, section 3.2, for large sets), so that they are to be compared
@@ -217,23 +216,16 @@ def _compare(
     distance = fid.frechet_distance(real_statistics or fid.statistics(x), fid.statistics(y))
     add(f"fid.{extractor}", distance, normal(distance, error), bias)
 
-    size = min(len(x) // 2, len(y))
-    against_synthetic, against_real = _at_one_n(size, x, y, patients, labels, seed, repeats)
-    independent = len(patients.unique())
-    for column, name in enumerate(AT_ONE_N):
-        mine, reals = against_synthetic[:, column], against_real[:, column]
-        if reals.mean() <= 0.0:
-            continue
-        ratio = float(mine.mean() / reals.mean())
-        # error of a ratio of means (delta method): both scatter, and together, for they share a real half
-        spread = float((mine - ratio * reals).std(ddof=1) / reals.mean())
-        ends = normal(ratio, spread)
-        if column and mine.mean() in (0.0, 1.0):  # shares that do not scatter
-            exact = [end / reals.mean() for end in share_interval(float(mine.mean()), 0.0, independent)]
-            ends = float(min(ends[0], exact[0])), float(max(ends[1], exact[1]))
-        metric = _manifold_metric(name, extractor) if column else f"{name}.{extractor}"
-        both = f"{name} {mine.mean():.4g} where real against real has {reals.mean():.4g}"
-        add(f"floor_ratio.{metric}", ratio, ends, f"{both}, both at n = {size} or nearly, halved by patient")
+    size, independent = min(floors.largest_half(patients), len(y)), len(patients.unique())
+    if size >= MIN_IMAGES // 2:
+        by_synthetic, by_real = floors.at_one_n(_of_one_n, x, y, patients, labels, seed, repeats)
+        for column, name in enumerate(AT_ONE_N):
+            share_of = independent if column else 0
+            if ratio := floors.over_floor(by_synthetic[:, column], by_real[:, column], share_of):
+                metric = _manifold_metric(name, extractor) if column else f"{name}.{extractor}"
+                both = f"{name} {ratio.figure:.4g} where real against real has {ratio.floor:.4g}"
+                remark = f"{both}, both at n = {size} or nearly, one image a patient"
+                add(f"floor_ratio.{metric}", ratio.value, (ratio.low, ratio.high), remark)
 
     kernel = kid.distance(x, y, seed=seed, patients=patients)
     subsets = f"{kernel.subsets} subsets of {kernel.subset_size}"
@@ -248,30 +240,10 @@ def _compare(
     return rows
 
 
-def _at_one_n(
-    size: int,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    patients: torch.Tensor,
-    labels: tuple[torch.Tensor, torch.Tensor],
-    seed: int,
-    repeats: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """:data:`AT_ONE_N` of about ``size`` images of random patients, by as many synthetic ones and by other patients'.
-
-    Returns:
-        By synthetic images and by real ones, both [repeats, 3].
-    """
-    generator = torch.Generator().manual_seed(seed)
-    against_synthetic: list[tuple[float, ...]] = []
-    against_real: list[tuple[float, ...]] = []
-    for _ in range(repeats):
-        first, second = split_patients(patients, size, generator, labels[0])
-        other = pick_evenly(labels[1], len(second), generator)
-        for drawn, found in ((y[other], against_synthetic), (x[second], against_real)):
-            manifold = precision_recall.manifold(x[first], drawn)
-            found.append((fid.distance(x[first], drawn), manifold.recall, manifold.coverage))
-    return np.array(against_synthetic), np.array(against_real)
+def _of_one_n(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float, float]:
+    """:data:`AT_ONE_N`."""
+    manifold = precision_recall.manifold(x, y)
+    return fid.distance(x, y), manifold.recall, manifold.coverage
 
 
 def _floor(

@@ -2,7 +2,8 @@
 
 Two probes. ``conditional_recall``: recall (Kynkäänniemi et al. 2019, eq. 2) within each class: the share of its real
 images that lie among the synthetic images *of that label*; a class drawn as another one, or as one mode, loses it. It
-depends on the number of images, so real halves give a floor at half of it. ``conditional_accuracy``: accuracy of a
+depends on the number of images, so its ratio to what real images reach is taken at one n.
+``conditional_accuracy``: accuracy of a
 classifier trained on real images, on synthetic images against their labels, averaged over classes, beside the same on
 real validation images (the classification accuracy score of Ravuri and Vinyals 2019 the other way round; Shmelkov et
 al. 2018 call it GAN-test). Shuffled labels take it to chance.
@@ -14,12 +15,13 @@ from collections.abc import Sequence
 
 import torch
 
-from medgan.metrics import precision_recall
+from medgan.metrics import floors, precision_recall
 from medgan.metrics.features import Features, as_features, as_pair, share_interval, standard_errors
 from medgan.metrics.images import Labels, as_numbers
-from medgan.metrics.intervals import RESAMPLES, clopper_pearson, percentiles, resample
+from medgan.metrics.intervals import RESAMPLES, clopper_pearson, resample
 from medgan.metrics.measured import Measured, TooFewImagesError
-from medgan.metrics.sampling import split_patients, unsplittable
+from medgan.metrics.sampling import FEWEST_PATIENTS, split_patients, unsplittable
+from medgan.pooled import compare, pool
 from pipeline.records import MedaugError
 
 K = precision_recall.NEIGHBOURS
@@ -56,7 +58,9 @@ def conditional_recall(
 
     Returns:
         ``conditional_recall`` (mean over classes) and ``conditional_recall.<class>``; ``floor.conditional_recall`` and
-        its classes, one real half's recall by another, where the class has patients enough. A class without any
+        its classes, one real half's recall by another, where the class has patients enough; and
+        ``floor_ratio.conditional_recall.<class>`` (:mod:`medgan.metrics.floors`), where it has :data:`FEWEST`
+        patients. A class without any
         synthetic image has recall 0, as a fact, beside its floor. Classes with too few images
         for a figure are left out and named.
 
@@ -70,7 +74,7 @@ def conditional_recall(
     patients = as_numbers(real_patients, len(x), "patients")
     generator = torch.Generator().manual_seed(seed)
     figures: dict[str, Measured] = {}
-    floors: dict[str, torch.Tensor] = {}
+    halved: dict[str, torch.Tensor] = {}
     measured: dict[str, Measured] = {}
     left_out = []
     for index, name in enumerate(classes):
@@ -81,16 +85,19 @@ def conditional_recall(
             continue
         if missing:
             figures[name] = Measured(0.0, None, None, len(own), 0, "no synthetic image of this class")
+            measured[f"floor_ratio.conditional_recall.{name}"] = figures[name]
         else:
             (error,) = standard_errors(_recall, own, drawn, owner, REPEATS, seed)
             value = _recall(own, drawn)[0]
             ends = share_interval(value, error, len(owner.unique()))
             figures[name] = Measured(value, *ends, len(own), len(drawn), f"k = {K}")
+            if ratio := _over_floor(own, drawn, owner, seed):
+                measured[f"floor_ratio.conditional_recall.{name}"] = ratio
         if not unsplit:
             halves = [split_patients(owner, len(own) // 2, generator) for _ in range(REPEATS)]
-            floors[name] = torch.tensor([_recall(own[a], own[b])[0] for a, b in halves if min(len(a), len(b)) > K])
-            if len(floors[name]):
-                measured[f"floor.conditional_recall.{name}"] = _floor(floors[name], len(own))
+            halved[name] = torch.tensor([_recall(own[a], own[b])[0] for a, b in halves if min(len(a), len(b)) > K])
+            if len(halved[name]):
+                measured[f"floor.conditional_recall.{name}"] = _floor(halved[name], len(own))
     if not figures:
         raise TooFewImagesError(
             f"conditional_recall: no class has {FEWEST} real images of 4 patients and {FEWEST} synthetic ones"
@@ -98,8 +105,8 @@ def conditional_recall(
     measured |= {f"conditional_recall.{name}": one for name, one in figures.items()}
     note = f"k = {K}, mean over classes" + (f"; without {', '.join(left_out)}: too few images" if left_out else "")
     overall = {"conditional_recall": _mean(list(figures.values()), len(x), len(y), note)}
-    if set(floors) == set(figures) and all(len(found) == REPEATS for found in floors.values()):
-        overall["floor.conditional_recall"] = _floor(torch.stack(list(floors.values())).mean(dim=0), len(x))
+    if set(halved) == set(figures) and all(len(found) == REPEATS for found in halved.values()):
+        overall["floor.conditional_recall"] = _floor(torch.stack(list(halved.values())).mean(dim=0), len(x))
     return overall | measured
 
 
@@ -107,7 +114,21 @@ def _recall(real: torch.Tensor, synthetic: torch.Tensor) -> list[float]:
     return [precision_recall.manifold(real, synthetic).recall]
 
 
-def _mean(each: Sequence[Measured], n_real: int, n_synthetic: int, note: str) -> Measured:
+def _over_floor(own: torch.Tensor, drawn: torch.Tensor, owner: torch.Tensor, seed: int) -> Measured | None:
+    """A class's recall over what its real images reach at one n; None with too few patients, or a floor of 0."""
+    size = min(floors.largest_half(owner), len(drawn))
+    if size < FEWEST // 2:
+        return None
+    alike = torch.zeros(len(own), dtype=torch.int64), torch.zeros(len(drawn), dtype=torch.int64)
+    by_synthetic, by_real = floors.at_one_n(_recall, own, drawn, owner, alike, seed, REPEATS)
+    found = floors.over_floor(by_synthetic[:, 0], by_real[:, 0], len(owner.unique()))
+    if found is None:
+        return None
+    note = f"recall {found.figure:.3g} where real scans have {found.floor:.3g}, both at n = {size}, one a patient"
+    return Measured(found.value, found.low, found.high, len(own), len(drawn), note)
+
+
+def _mean(each: Sequence[Measured], n_real: int | None, n_synthetic: int | None, note: str) -> Measured:
     """Mean of independent figures; one without an interval is a fact."""
     value = sum(one.value for one in each) / len(each)
     below = sum((one.value - one.low) ** 2 for one in each if one.low is not None) ** 0.5 / len(each)
@@ -131,8 +152,8 @@ def conditional_accuracy(
 ) -> dict[str, Measured]:
     """Accuracy of a real-trained classifier on synthetic labels, beside that on real ones.
 
-    Intervals are exact ones for a class; percentile bootstraps over images (whole patients on the real side) for means
-    over classes and for the loss.
+    Intervals of a class are exact ones of so many synthetic images, and on the real side normal ones of whole patients,
+    exact where a class does not scatter; means over classes add them up in quadrature, and so does the loss (MOVER).
 
     Args:
         validation: logits or probabilities [V, K] of real images that the classifier was not trained on.
@@ -186,30 +207,34 @@ def conditional_accuracy(
         measured[f"conditional_accuracy.{classes[index]}"] = Measured(
             float(own.double().mean()), *interval, None, len(own), note
         )
-    times = resample(torch.arange(len(drawn)), RESAMPLES, generator)
-    of_drawn, drawn_resampled = _by_class(drawn_right, drawn_labels, kept, times)
-    of_known, known_resampled = _by_class(known_right, known_labels, kept, resample(patients, RESAMPLES, generator))
+    real_each = _by_class(known_right, known_labels, kept, patients, generator)
     chance = f"mean over {len(kept)} of {len(classes)} classes; chance is {1 / len(classes):.3g}"
     real = f"the same classifier on real validation images; {chance}"
     loss = f"real minus synthetic: above 0, labels that a real-trained classifier does not see; {chance}"
+    of_drawn, of_known = (
+        _mean(list(measured.values()), None, len(drawn), chance),
+        _mean(real_each, len(known), None, real),
+    )
+    lost = compare(pool([of_known.row("accuracy")]), pool([of_drawn.row("accuracy")]), "difference")
     return {
-        "conditional_accuracy": Measured(of_drawn, *percentiles(drawn_resampled), None, len(drawn), chance),
-        "floor.conditional_accuracy": Measured(of_known, *percentiles(known_resampled), len(known), None, real),
-        "loss.conditional_accuracy": Measured(
-            of_known - of_drawn, *percentiles(known_resampled - drawn_resampled), len(known), len(drawn), loss
-        ),
+        "conditional_accuracy": of_drawn,
+        "floor.conditional_accuracy": of_known,
+        "loss.conditional_accuracy": Measured(lost.value, lost.low, lost.high, len(known), len(drawn), loss),
         **measured,
     }
 
 
 def _by_class(
-    right: torch.Tensor, labels: torch.Tensor, kept: Sequence[int], times: torch.Tensor
-) -> tuple[float, torch.Tensor]:
-    """Mean over classes of the share that is right, and the same in resamples [repeats, N] as [repeats]."""
-    member = (labels[:, None] == torch.tensor(kept)).double()  # [N, kept]
-    hit = member * right.double()[:, None]
-    value = hit.sum(dim=0) / member.sum(dim=0)
-    held = times @ member
-    # a class that a resample lost keeps its value
-    resampled = torch.where(held > 0, (times @ hit) / held.clamp(min=1.0), value)
-    return float(value.mean()), resampled.mean(dim=1)
+    right: torch.Tensor, labels: torch.Tensor, kept: Sequence[int], patients: torch.Tensor, generator: torch.Generator
+) -> list[Measured]:
+    """The share of each kept class that is right; bootstrap over the class's patients."""
+    found = []
+    for index in kept:
+        own, owner = right[labels == index].double(), patients[labels == index]
+        times = resample(owner, RESAMPLES, generator)
+        error = float((times @ own / times.sum(dim=1)).std())
+        value = float(own.mean())
+        cases = len(owner.unique())
+        ends = share_interval(value, error, cases) if cases >= FEWEST_PATIENTS else (0.0, 1.0)
+        found.append(Measured(value, *ends, len(own), None))
+    return found

@@ -35,8 +35,10 @@ SATURATED = 0.01
 BOUND = 1e4
 """Absolute loss out of bounds: no loss here is above a few hundred in a training that goes well."""
 SKIPPED = 0.01
-"""Share of curve points with newly skipped (non-finite) steps from which a training counts as diverged."""
+"""Share of curve points with newly skipped (non-finite) steps from which they are told as a sign."""
 LAST = 0.25
+TOLD_FROM = 72
+"""Trainings without a loss from which the exact interval ends below 1/20."""
 MIN_SEEDS = 3
 """Below it a mean over seeds has no interval."""
 QUALITY = "validation.fid.domain"
@@ -47,7 +49,7 @@ class Course:
     """How the training of one seed went.
 
     Attributes:
-        status: "done", "diverged" or "failed".
+        status: "done" or "diverged"; a training that the machine ended tells nothing of the GAN and is no course.
         curves: metric → points; as in :class:`medgan.progression.TrainResult`.
     """
 
@@ -61,7 +63,7 @@ def last_quarter(curve: Curve) -> list[float]:
 
 
 def signs(course: Course, loss: str) -> list[str]:
-    """What speaks for a divergence, a few words each; empty for a training that went well.
+    """What speaks against a training, a few words each; empty for one that went well.
 
     Args:
         course: one seed's training.
@@ -97,8 +99,9 @@ def divergence(courses: Sequence[Course], loss: str, quality: str = QUALITY) -> 
         quality: the curve that tells quality, lower being better.
 
     Returns:
-        ``divergence``, with the exact interval of so many of the seeds; ``divergence.over_seeds``, the standard
-        deviation of the last quality over seeds that did not diverge, relative to their mean, with its χ² interval
+        ``divergence``, the share of seeds that the trainer gave up, with the exact interval of so many of the seeds;
+        ``divergence.signs``, the share with any sign of trouble; ``divergence.over_seeds``, the standard
+        deviation of the last quality over seeds without one, relative to their mean, with its χ² interval
         (needs two such seeds); ``divergence.last_quarter``, the standard deviation of quality around a straight line
         in the last quarter, relative to its mean: mean over those seeds with Student's 95 % interval (needs three
         points each); below three seeds its upper end is not bounded and its lower one 0, so that nothing follows.
@@ -111,8 +114,12 @@ def divergence(courses: Sequence[Course], loss: str, quality: str = QUALITY) -> 
     reasons = [signs(course, loss) for course in courses]
     count, seeds = sum(map(bool, reasons)), len(courses)
     note = "; ".join(f"seed {number}: {', '.join(why)}" for number, why in enumerate(reasons, 1) if why)
-    share = Measured(count / seeds, *clopper_pearson(count, seeds), note=note or f"none of {seeds} seeds")
-    measured = {"divergence": share}
+    lost = sum(course.status != "done" for course in courses)
+    most = f"none of {seeds} seeds: as few as {TOLD_FROM} would tell that fewer than one in twenty are lost"
+    measured = {
+        "divergence": Measured(lost / seeds, *clopper_pearson(lost, seeds), note=note if lost else most),
+        "divergence.signs": Measured(count / seeds, *clopper_pearson(count, seeds), note=note or f"none of {seeds}"),
+    }
     steady = [course.curves.get(quality, []) for course, why in zip(courses, reasons, strict=True) if not why]
     final = torch.tensor([curve[-1][1] for curve in steady if curve], dtype=torch.float64)
     if len(final) > 1 and final.mean() > 0:

@@ -74,7 +74,8 @@ def distance(
 
     The subsets hold half of the smaller set, at most :data:`LARGEST_SUBSET`. Subsets of m out of n drawn without
     replacement scatter with variance σ²/m − σ²/n; scaled by m / (n − m) that is σ²/n, the variance of the estimate
-    on the whole set. (The spread over subsets that other tools print is not an error of anything once subsets overlap.)
+    on the whole set. What is told is a mean over subsets, whose own scatter is added. (The spread over subsets that
+    other tools print is not an error of anything once subsets overlap.)
 
     Args:
         real: [N, D], N at least 4.
@@ -99,5 +100,5 @@ def distance(
         else:
             chosen, _ = split_patients(patients, size, generator)
             values[index] = mmd2(x[chosen], split(y, size, generator)[0], patients[chosen])
-    error = float(values.std()) * math.sqrt(size / (smaller - size))
+    error = float(values.std()) * math.sqrt(size / (smaller - size) + 1 / subsets)
     return KernelDistance(float(values.mean()), error, size, subsets)

@@ -7,12 +7,12 @@ calibrated on held-out real images, transformed and not (the adjusted count of B
 
     share = (mean of synthetic − mean of untransformed) / (mean of transformed − mean of untransformed)
 
-Where the network cannot see a transform in real images either (a mirrored hand may be the other hand), the interval is
-the whole of 0 to 1. Synthetic images differ from real ones in other ways too; what the network makes of those is in the
-figure, so that a GAN trained without augmentation is the fair comparison. Measured on phantoms and MedNIST of 64 pixels
-(300 training, 100 validation, 200 other images, 30 % of them transformed): 21 to 38 % are found wherever the network
-sees the transform, and 0 to 13 % where there are none; contrast is never seen, noise not in noisy phantoms, and in
-MedNIST neither are flips, scale, stretch and brightness.
+Where the network cannot see a transform in real images either (a mirrored hand may be the other hand), or they are of
+too few patients, the interval is the whole of 0 to 1. Synthetic images differ from real ones in other ways too; what
+the network makes of those is in the figure, so that a GAN trained without augmentation is the fair comparison.
+Measured on phantoms and MedNIST of 64 pixels (300 training, 100 validation, 200 other images, 30 % of them
+transformed): 21 to 38 % are found wherever the network sees the transform, and 0 to 13 % where there are none;
+contrast is never seen, noise not in noisy phantoms, and in MedNIST neither are flips, scale, stretch and brightness.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from medgan.augment import augment
 from medgan.metrics.images import Images, Labels, as_image_pair, as_numbers, shrink
 from medgan.metrics.intervals import RESAMPLES, percentiles, resample
 from medgan.metrics.measured import Measured, TooFewImagesError
+from medgan.metrics.sampling import FEWEST_PATIENTS
 from medgan.options import TRANSFORMS, require_one_of
 
 GRID = 64
@@ -131,7 +132,9 @@ def leak(
         f"calibrated on {len(held_out)} validation images, where transformed are told from others with AUC {ranked:.2f}"
     )
     seen = percentiles(positive_resampled - negative_resampled)[0] > APART
-    if seen:
+    if len(patients.unique()) < FEWEST_PATIENTS:
+        low, high, note = 0.0, 1.0, f"{note}: of fewer than {FEWEST_PATIENTS} patients, so nothing can be said"
+    elif seen:
         low, high = percentiles(_share(of_drawn_resampled, negative_resampled, positive_resampled))
     else:
         low, high, note = 0.0, 1.0, f"{note}: not to be seen in real images either, so nothing can be said"

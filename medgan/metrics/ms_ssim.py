@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from medgan.metrics.images import BLOCK, Images, Labels, Picture, as_image_pair, as_numbers, mosaic
 from medgan.metrics.intervals import RESAMPLES, percentiles, resample
 from medgan.metrics.measured import Measured, TooFewImagesError
+from medgan.metrics.sampling import FEWEST_PATIENTS
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Of the scales, finest first (Wang et al. 2003, section 3.2)."""
@@ -151,7 +152,7 @@ def intra_class(
     left_out = []
     for index, name in enumerate(classes):
         own, own_patients, drawn = x[x_labels == index], patients[x_labels == index], y[y_labels == index]
-        if min(len(own), len(drawn)) < FEWEST or len(own_patients.unique()) < 2:
+        if min(len(own), len(drawn)) < FEWEST or len(own_patients.unique()) < FEWEST_PATIENTS:
             left_out.append(name)
             continue
         pair = [
@@ -162,10 +163,11 @@ def intra_class(
         measured |= _figures(*found[-1], len(own), len(drawn), f"{note}, at most {pairs} pairs", f".{name}")
     if not found:
         raise TooFewImagesError(
-            f"ms_ssim: no class has {FEWEST} real images of two patients and {FEWEST} synthetic ones; give more images"
+            f"ms_ssim: no class has {FEWEST} real images of {FEWEST_PATIENTS} patients and {FEWEST} synthetic ones; "
+            "give more images"
         )
     if left_out:
-        note += f"; without {', '.join(left_out)}: fewer than {FEWEST} images"
+        note += f"; without {', '.join(left_out)}: fewer than {FEWEST} images or {FEWEST_PATIENTS} patients"
     value, resampled = torch.stack([v for v, _ in found]).mean(dim=0), torch.stack([r for _, r in found]).mean(dim=0)
     return _figures(value, resampled, len(x), len(y), f"mean over classes, {note}", "") | measured
 

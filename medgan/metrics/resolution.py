@@ -42,7 +42,7 @@ def reduced(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def spectrum_by_resolution(
     real: Images, synthetic: Images, real_patients: Labels | None = None, seed: int = 0
 ) -> dict[str, Measured]:
-    """``spectrum.at.<pixels>`` and ``floor.spectrum.at.<pixels>`` (longer side), the spectral gap at each size.
+    """``spectrum.at.<pixels>``, ``floor.`` and ``excess.spectrum.at.<pixels>`` (longer side): the gap at each size.
 
     Args:
         real: [N, C, H, W] in [-1, 1].
@@ -58,16 +58,17 @@ def spectrum_by_resolution(
     measured = {}
     for size in sizes(x.shape[2], x.shape[3]):
         found, _ = spectrum(reduced(x, size), reduced(y, size), real_patients, seed)
-        for name in ("spectrum", "floor.spectrum"):
+        for name in ("spectrum", "floor.spectrum", "excess.spectrum"):
             measured[f"{name}.at.{max(size)}"] = found[name]
     return measured
 
 
 def spectrum_trend(found: Mapping[str, Measured]) -> Measured:
-    """How much the spectral gap, less its floor, is larger at full size than at the smallest size, in dB.
+    """How much the spectral gap above that of real halves is larger at full size than at the smallest size, in dB.
 
-    Above 0 where a GAN fails the more the finer the images are. The four figures are taken for independent (MOVER);
-    they come from the same images and go together, so that the interval is rather too wide.
+    Above 0 where a GAN fails the more the finer the images are. Both are ``excess.spectrum``, synthetic and real images
+    at one n, and are taken for independent (MOVER); they come from the same images and go together, so that the
+    interval is rather too wide.
 
     Args:
         found: :func:`spectrum_by_resolution`'s answer.
@@ -78,12 +79,9 @@ def spectrum_trend(found: Mapping[str, Measured]) -> Measured:
     places = sorted(int(name.rpartition(".")[2]) for name in found if name.startswith("spectrum.at."))
     if len(places) < 2:
         raise TooFewImagesError(f"resolution: images of {places} pixels, expected sides that can be halved to 16")
-    excess = []
-    for size in (places[-1], places[0]):
-        own, floor = (pool([found[f"{prefix}spectrum.at.{size}"].row("spectrum")]) for prefix in ("", "floor."))
-        excess.append(compare(own, floor, "difference"))
-    trend, one = compare(excess[0], excess[1], "difference"), found[f"spectrum.at.{places[-1]}"]
-    note = f"dB above the floor: {excess[0].value:.2f} at {places[-1]} pixels, {excess[1].value:.2f} at {places[0]}"
+    full, smallest = (pool([found[f"excess.spectrum.at.{size}"].row("spectrum")]) for size in (places[-1], places[0]))
+    trend, one = compare(full, smallest, "difference"), found[f"spectrum.at.{places[-1]}"]
+    note = f"dB above real halves: {full.value:.2f} at {places[-1]} pixels, {smallest.value:.2f} at {places[0]}"
     return Measured(trend.value, trend.low, trend.high, one.n_real, one.n_synthetic, note)
 
 

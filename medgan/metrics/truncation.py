@@ -1,8 +1,9 @@
 """Truncation trades variety for quality: precision and recall over ψ (StyleGAN, appendix B; Kynkäänniemi 2019, fig. 4).
 
-The same latents are drawn at every ψ. If the trade is there, precision falls and recall rises with ψ. Each is summed up
-by the slope of its regression on ψ, the gain from ψ = 0 to 1 along a line, and by Kendall's τ, +1 where it rises at
-every step and −1 where it falls.
+The same latents are drawn at every ψ. If the trade is there, precision falls and recall rises with ψ. Each is summed
+up by the slope of its regression on ψ, the gain over one unit of ψ, and by Kendall's τ, +1 where it rises at every
+step and −1 where it falls. ψ = 0 is drawn and shown, but left out of both: there all images of a class are one, so
+that recall rises from it whatever the generator.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from medgan.sample import LoadedGenerator
 from pipeline.records import MedaugError
 
 PSIS = (0.0, 0.25, 0.5, 0.75, 1.0)
+JUDGED_FROM = 0.25
+"""Least ψ that counts for slopes."""
 MIN_IMAGES = 50
 HALVES = 20
 
@@ -78,7 +81,7 @@ def truncation(
         real: features [N, D].
         patients: patient of each real image, int64 [N].
         truncated: features [psis, M, D].
-        psis: ascending.
+        psis: ascending, two or more of them from :data:`JUDGED_FROM` on.
         seed: of the halves.
 
     Raises:
@@ -90,12 +93,17 @@ def truncation(
             f"truncation: {len(real)} real and {truncated.shape[1]} synthetic images, expected at least {MIN_IMAGES} "
             "of each"
         )
-    if len(psis) < 2 or len(psis) != len(truncated):
-        raise MedaugError(f"truncation: {len(psis)} ψ for {len(truncated)} sets of features, expected two or more")
+    judged = [psi >= JUDGED_FROM for psi in psis]
+    if sum(judged) < 2 or len(psis) != len(truncated):
+        raise MedaugError(
+            f"truncation: {len(psis)} ψ for {len(truncated)} sets of features, expected one each and two or more "
+            f"ψ from {JUDGED_FROM} on"
+        )
     K, M, D = truncated.shape
     side_by_side = truncated.permute(1, 0, 2).reshape(M, K * D)  # [K, M, D] -> [M, K·D]: one row for one latent
     place = torch.tensor(psis, dtype=torch.float64)
-    place = (place - place.mean()) / (place - place.mean()).square().sum()
+    place = torch.where(torch.tensor(judged), place - place[torch.tensor(judged)].mean(), 0.0)
+    place = place / place.square().sum()
 
     def figures(x: Tensor, y: Tensor) -> list[float]:
         found = [precision_recall.manifold(x, one) for one in y.reshape(len(y), K, D).unbind(dim=1)]
@@ -123,7 +131,11 @@ def truncation(
 
 def _summary(name: str, psis: Sequence[float], values: Sequence[float]) -> str:
     course = ", ".join(f"{psi:g}: {value:.2f}" for psi, value in zip(psis, values, strict=True))
-    return f"{name} over ψ ({course}); Kendall's τ {kendall(values):+.2f}; normal interval from halves"
+    judged = [value for psi, value in zip(psis, values, strict=True) if psi >= JUDGED_FROM]
+    return (
+        f"{name} over ψ ({course}); slope and Kendall's τ ({kendall(judged):+.2f}) from {JUDGED_FROM} on; "
+        "normal interval from halves"
+    )
 
 
 def kendall(values: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ from flows.probes import worst_class
 from medgan.metrics import conditional, divergence, intervals, ndb, resolution
 from medgan.metrics.divergence import Course
 from medgan.metrics.leak import leak, leaks, transformed
-from medgan.metrics.measured import Measured, TooFewImagesError
+from medgan.metrics.measured import TooFewImagesError
 from medgan.options import TRANSFORMS
 from medgan.pooled import pool
 from medgan.verdicts import CANNOT_TELL, decide
@@ -177,7 +177,7 @@ def test_a_missing_class_is_the_worst_one_and_keeps_its_floor():
     found = conditional.conditional_recall(real, drawn, LABELS, LABELS[kept], None, CLASSES)
     assert found[f"floor.conditional_recall.{CLASSES[1]}"].value > 0.5
     assert found["floor.conditional_recall"].value > 0.5
-    worst = worst_class(found, CLASSES)["worst.conditional_recall"]
+    worst = worst_class(found)["worst.conditional_recall"]
     assert (worst.value, worst.low, worst.high) == (0.0, 0.0, 0.0)
     assert worst.note.startswith(CLASSES[1])
     # all classes but one: the mean's interval is that of the two that were drawn
@@ -199,13 +199,17 @@ def test_a_recall_of_nothing_or_everything_is_as_sure_as_its_patients_are_many()
         assert (ends.low, ends.high) == pytest.approx((0.0, wide) if value == 0.0 else (1 - wide, 1.0))
 
 
-def test_the_worst_class_has_a_finite_end_where_its_floor_may_be_nothing():
-    recalled = {
-        "conditional_recall.a": Measured(0.05, 0.0, 0.1, 40, 40),
-        "floor.conditional_recall.a": Measured(0.2, 0.0, 0.5, 20),
-    }
-    worst = worst_class(recalled, ["a"])["worst.conditional_recall"]
-    assert worst.high == pytest.approx(5.0)  # a recall of 1 over the floor
+def test_a_class_of_few_patients_is_judged_by_an_image_of_each():
+    """Real halves of twenty patients with nine images each have next to no recall of each other."""
+    people = class_features(LABELS, 0)[LABELS == 0][:20]
+    real = people.repeat_interleave(9, dim=0) + 0.02 * class_features(LABELS, 5)
+    owners, alike = torch.arange(180) // 9, torch.zeros(180, dtype=torch.int64)
+    new = class_features(torch.zeros(600, dtype=torch.int64), 2)
+    half = new[new[:, 0] > new[:, 0].median()]
+    for drawn, low, high in ((new, 0.7, 1.4), (half[half[:, 1] > half[:, 1].median()], 0.0, 0.85)):
+        labels = torch.zeros(len(drawn), dtype=torch.int64)
+        found = conditional.conditional_recall(real, drawn, alike, labels, owners, CLASSES)
+        assert low < worst_class(found)["worst.conditional_recall"].value < high
 
 
 def test_shuffled_labels_bring_accuracy_to_chance_and_real_images_lose_nothing():
@@ -219,6 +223,20 @@ def test_shuffled_labels_bring_accuracy_to_chance_and_real_images_lose_nothing()
     planted = conditional.conditional_accuracy(logits, logits, LABELS, shuffled, None, CLASSES)
     assert planted["conditional_accuracy"].low < 1 / 3 < planted["conditional_accuracy"].high + 0.02
     assert planted["loss.conditional_accuracy"].low > 0.4
+
+
+def test_all_right_of_few_is_no_certainty():
+    labels = torch.tensor([0] * 12 + [1] * 12)
+    sure = torch.nn.functional.one_hot(labels, 2).double()
+    few = torch.tensor([0, 1] * 5)
+    of_few = torch.nn.functional.one_hot(few, 2).double()
+    lost = conditional.conditional_accuracy(of_few, sure, few, labels, None, ("a", "b"))["loss.conditional_accuracy"]
+    assert lost.value == 0.0
+    assert lost.low < -0.1
+    assert lost.high > 0.1
+    # one patient a class says nothing of others
+    one = conditional.conditional_accuracy(of_few, sure, few, labels, few, ("a", "b"))["floor.conditional_accuracy"]
+    assert one.low < 0.3
 
 
 def test_accuracy_is_the_mean_of_the_classes_shares():
@@ -275,10 +293,13 @@ def test_each_sign_of_divergence_is_seen_and_a_good_training_shows_none(bad, wor
     assert divergence.signs(course(), "bce") == []
     assert word in "; ".join(divergence.signs(bad, "bce"))
     found = divergence.divergence([course(seed=1), bad, course(seed=2)], "bce")
-    assert found["divergence"].value == pytest.approx(1 / 3)
-    assert (found["divergence"].low, found["divergence"].high) == intervals.clopper_pearson(1, 3)
-    assert word in found["divergence"].note
-    assert "seed 2" in found["divergence"].note
+    signs = found["divergence.signs"]
+    assert signs.value == pytest.approx(1 / 3)
+    assert (signs.low, signs.high) == intervals.clopper_pearson(1, 3)
+    assert word in signs.note
+    assert "seed 2" in signs.note
+    # a training that recovered is not lost
+    assert found["divergence"].value == pytest.approx(1 / 3 if bad.status == "diverged" else 0.0)
 
 
 def test_a_critic_without_a_scale_is_not_called_saturated():
@@ -321,8 +342,8 @@ def test_one_seed_that_swings_decides_nothing():
 
 
 def test_curves_of_few_points_give_no_spread():
-    found = divergence.divergence([Course("done", {divergence.QUALITY: points([5.0])}), Course("failed")], "bce")
-    assert set(found) == {"divergence"}
+    found = divergence.divergence([Course("done", {divergence.QUALITY: points([5.0])}), Course("diverged")], "bce")
+    assert set(found) == {"divergence", "divergence.signs"}
     with pytest.raises(TooFewImagesError, match="no training"):
         divergence.divergence([], "bce")
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from medgan import explore
 from medgan.metrics import droplets, mixing, noise, truncation
@@ -136,7 +137,21 @@ def test_share_of_structure_that_noise_makes():
     assert shares[1].value == pytest.approx(0.01, rel=0.25)
 
 
-def test_noise_that_is_not_there_gets_no_figure():
+def test_how_classes_differ_is_no_variance_of_latents():
+    rng = torch.Generator().manual_seed(0)
+    latent, shifts = 0.1 * torch.randn(60, 1, 1, 8, 8, generator=rng), 0.1 * torch.randn(60, 6, 1, 8, 8, generator=rng)
+    labels = torch.arange(60) % 2
+    one = F.interpolate((latent + shifts).flatten(0, 1), 32).unflatten(0, (60, 6))
+    two = one + labels[:, None, None, None, None].float()  # classes apart by ten standard deviations
+    alone, both = (noise.structure_share(noise.variances(images, labels)) for images in (one, two))
+    assert alone.value == pytest.approx(0.5, abs=0.08)
+    assert both.value == pytest.approx(alone.value, rel=1e-3)
+
+
+def test_noise_that_is_not_there_has_an_amplitude_of_nothing_and_no_share():
+    silent = noise.observe(noisy(3, 0.0), 20, 2)
+    assert noise.changes_nothing(silent)
+    assert (noise.amplitude(silent).value, noise.amplitude(silent).high) == (0.0, 0.0)
     with pytest.raises(MedaugError, match="draws no noise"):
         noise.observe(toy(disc))
     with pytest.raises(MedaugError, match="it changes nothing"):
@@ -216,11 +231,15 @@ def test_truncation_of_normal_points_trades_variety_for_quality():
     found = truncation.truncation(real, torch.arange(400), torch.stack([psi * z for psi in psis]), psis)
     assert found.recall_slope.low > 0.5
     assert found.precision_slope.high < 0.0
-    assert "Kendall's τ +1.00" in found.recall_slope.note
+    assert "Kendall's τ (+1.00)" in found.recall_slope.note
     assert found.recall[0].value == 0.0
     assert [one.n_synthetic for one in found.recall] == [400] * 5
     same = truncation.truncation(real, torch.arange(400), torch.stack([z] * 5), psis)
     assert (same.recall_slope.value, same.precision_slope.value) == pytest.approx((0.0, 0.0), abs=1e-12)
+    # one image at ψ = 0, and all others alike: recall rises from 0, and nothing is traded
+    alone = truncation.truncation(real, torch.arange(400), torch.stack([0 * z, z, z, z, z]), psis)
+    assert alone.recall[0].value < 0.1 < alone.recall[1].value
+    assert alone.recall_slope.value == pytest.approx(0.0, abs=1e-12)
     with pytest.raises(TooFewImagesError, match="49 synthetic"):
         truncation.truncation(real, torch.arange(400), z[None, :49].repeat(5, 1, 1))
     with pytest.raises(MedaugError, match="2 ψ for 5 sets"):

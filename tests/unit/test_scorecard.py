@@ -202,18 +202,13 @@ def test_a_probe_that_fails_is_a_missing_row_and_done_work_stays(planted, monkey
 
 
 def test_the_lowest_of_many_classes_gets_a_wider_interval() -> None:
-    def of(value: float) -> dict[str, Measured]:
-        return {
-            name: Measured(value, value - 0.1, value + 0.1) for name in ("conditional_recall.a", "conditional_recall.b")
-        }
-
-    floors = {f"floor.conditional_recall.{name}": Measured(0.8, 0.8, 0.8) for name in "ab"}
-    alone = worst_class({**of(0.4), **floors}, ["a"])["worst.conditional_recall"]
-    both = worst_class({**of(0.4), **floors}, ["a", "b"])["worst.conditional_recall"]
-    assert (alone.value, both.value) == pytest.approx((0.5, 0.5))
-    assert alone.high == pytest.approx(0.5 / 0.8)
-    assert both.high - 0.5 == pytest.approx((alone.high - 0.5) * 2.2414 / 1.95996, rel=1e-4)
-    assert worst_class(of(0.4), ["a"]) == {}
+    ratios = {f"floor_ratio.conditional_recall.{name}": Measured(0.5, 0.4, 0.6) for name in "ab"}
+    alone = worst_class({"floor_ratio.conditional_recall.a": Measured(0.5, 0.4, 0.6)})["worst.conditional_recall"]
+    both = worst_class(ratios)["worst.conditional_recall"]
+    assert (alone.value, both.value) == (0.5, 0.5)
+    assert alone.high == pytest.approx(0.6)
+    assert both.high - 0.5 == pytest.approx(0.1 * 2.2414 / 1.95996, rel=1e-4)
+    assert worst_class({"conditional_recall.a": Measured(0.4, 0.3, 0.5)}) == {}
 
 
 @pytest.mark.thorough
@@ -298,3 +293,17 @@ def test_transforms_are_looked_for_in_the_twin_too(tmp_path) -> None:
     config = experiment(tmp_path, gans=gans)
     found = {gan.name: transforms_of(config, gan.name) for gan in config.gans}
     assert found == {"augmented": ["rotate"], "twin": ["rotate"], "other": []}
+    # means over other transforms would be other quantities: all that share a twin are probed for the same
+    gans["shifted"] = {"preset": "stylegan2", "augmentation": {**augmentation, "transforms": ["translate"]}}
+    config = experiment(tmp_path, gans=gans)
+    found = {gan.name: transforms_of(config, gan.name) for gan in config.gans}
+    both = ["rotate", "translate"]
+    assert found == {"augmented": both, "twin": both, "shifted": both, "other": []}
+
+
+def test_a_training_that_the_machine_ended_is_no_divergence(tmp_path) -> None:
+    config = experiment(tmp_path, gans={"dcgan": {"images": 48, "batch": 8}})
+    outcomes = [Outcome("dcgan", seed, status) for seed, status in enumerate(("failed", "failed", "diverged"))]
+    (row,) = [row for row in probe_rows(config, outcomes) if row.metric == "divergence"]
+    assert (row.value, row.n) == (1.0, 1)
+    assert not probe_rows(config, outcomes[:2])

@@ -405,3 +405,16 @@ def test_every_claim_concerns_a_preset_and_finds_its_twins_in_the_ablations():
             if check.twin is not None:
                 twins = {gan: find_twin(configs, gan, check.twin) for gan in concerned}
                 assert any(twins.values()), (one.key, check.metric, twins)
+
+
+@pytest.mark.parametrize("same", ["non_saturating", "minimax"])
+def test_another_name_of_cross_entropy_is_no_other_loss(same):
+    configs = {"dcgan": {"network": "dcgan", "loss": "bce"}, "again": {"network": "dcgan", "loss": same}}
+    rows = [
+        ResultRow("score", "recall", value, gan=gan, gan_seed=seed, low=value, high=value)
+        for gan, value in (("dcgan", 0.1), ("again", 0.9))
+        for seed in range(3)
+    ]
+    verdicts = judge(CLAIMS, Measurements(configs, rows))
+    assert {one.claim for one in verdicts if one.leading} == {"mode_collapse"}
+    assert all("nothing to compare with" in one.remedy for one in verdicts if one.leading)
