@@ -79,10 +79,25 @@ def test_clipping_and_interval_of_path_length():
     assert found.low == pytest.approx(99.5 - 1.96 * 57.7 / math.sqrt(200), abs=1.5)
     assert found.low < found.value < found.high
     assert found.n_synthetic == 400
-    edges, counts = path_length.histogram(speeds)
-    assert (edges[0], edges[-1], sum(counts)) == (1.0, 198.0, 198)
+    assert "200 pairs at the paths' beginnings; features of x stand in for LPIPS" in (
+        path_length.path_length(speeds, extractor="x", sampling="end").note
+    )
     with pytest.raises(TooFewImagesError, match="99 pairs"):
         path_length.path_length(speeds[:99])
+
+
+def test_histograms_of_two_spaces_have_the_same_bins():
+    """Ratios of 10 between neighbouring edges: 1 and 3 fall into the first, 500 into the last."""
+    slow, fast = torch.tensor([1.0, 3.0, 50.0]).double(), torch.tensor([500.0, 1000.0]).double()
+    edges, counts = path_length.histograms({"w": slow, "z": fast}, 3)
+    torch.testing.assert_close(torch.tensor(edges), torch.tensor([1.0, 10.0, 100.0, 1000.0]))
+    assert counts == {"w": [2, 1, 0], "z": [0, 0, 2]}
+    edges, counts = path_length.histograms({"z": torch.zeros(5)}, 3)  # nothing moves
+    assert (counts["z"], min(edges) > 0) == ([5, 0, 0], True)
+    edges, counts = path_length.histograms({"z": torch.full((5,), 7.0)}, 3)
+    assert (counts["z"], edges[-1]) == ([0, 0, 5], pytest.approx(7.0))
+    one = torch.arange(1.0, 201.0)
+    assert sum(path_length.histograms({"z": one})[1]["z"]) == 198  # as the mean: without 1 % on either side
 
 
 def test_a_crooked_path_is_longer_than_a_straight_one():
