@@ -44,8 +44,8 @@ def _droplets(subject: Subject) -> Answer:
     caption = (
         f"Strength of the features at each of {height}x{width} places in the scan and layer with the highest peak "
         f"({float(peaks.peaks.max()):.1f} times what 5 % of the places exceed; a droplet is above "
-        f"{droplets.THRESHOLD:g}, and {percent(found.value)} of {scans_of(len(peaks.peaks))} have one): black is 0, white "
-        "the peak."
+        f"{droplets.THRESHOLD:g}, and {percent(found.value)} of {scans_of(len(peaks.peaks))} have one): black is 0, "
+        "white the peak."
     )
     return Answer({"droplets": found}, droplets.picture(peaks), caption=caption)
 

@@ -111,8 +111,8 @@ def _duplicates(subject: Subject) -> Answer:
     }
     caption = (
         f"{int(found.mask.sum())} of {scans_of(len(found.mask))} have a near-duplicate among the others "
-        f"({percent(found.expected)} of as many real scans would pass for one): the five most alike pairs, one scan above "
-        "the other."
+        f"({percent(found.expected)} of as many real scans would pass for one): the five most alike pairs, one scan "
+        "above the other."
     )
     return Answer(figures, duplicates.picture(real.images, synthetic.images, found, count=5), caption=caption)
 
@@ -124,8 +124,9 @@ def _copies(subject: Subject) -> Answer:
     if found.floor is not None:
         figures["floor.copies"] = found.floor
     caption = (
-        f"{int(found.mask.sum())} of {scans_of(len(found.mask))} are copies ({percent(found.expected)} of new patients' "
-        "scans would pass for one): the five most alike pairs, each synthetic scan above its nearest training scan."
+        f"{int(found.mask.sum())} of {scans_of(len(found.mask))} are copies ({percent(found.expected)} of new "
+        "patients' scans would pass for one): the five most alike pairs, each synthetic scan above its nearest "
+        "training scan."
     )
     return Answer(figures, copies.picture(known.images, drawn.images, found, count=5), caption=caption)
 
@@ -155,8 +156,8 @@ def _conditional(subject: Subject) -> Answer:
     least, worst = min((one.value, label) for label, one in each if one is not None)
     shown = ms_ssim.picture(real.images, drawn.images, real.labels, drawn.labels, worst, count=5)
     caption = (
-        f"Class {subject.classes[worst]}, which a classifier trained on real scans recognises least: in {percent(least)} of "
-        "the synthetic scans with this label. Five real scans above, five synthetic ones below."
+        f"Class {subject.classes[worst]}, which a classifier trained on real scans recognises least: in "
+        f"{percent(least)} of the synthetic scans with this label. Five real scans above, five synthetic ones below."
     )
     return Answer({**recalled, **named, **worst_class(recalled, subject.classes)}, shown, caption=caption)
 
@@ -228,8 +229,8 @@ def _leak(subject: Subject) -> Answer:
     shown = leak.picture(held_out.images, drawn.images, transform, looked[transform].outputs, 5, subject.seed)
     caption = (
         f"The five of {scans_of(len(drawn.images))} that look most as if '{transform}' had been applied, to a "
-        f"network that tells it in real scans (it finds {percent(worst.value)} of the scans transformed); below them real "
-        f"scans to which '{transform}' was applied."
+        f"network that tells it in real scans (it finds {percent(worst.value)} of the scans transformed); below them "
+        f"real scans to which '{transform}' was applied."
     )
     return Answer(figures, shown, caption=caption)
 

@@ -422,6 +422,15 @@ def test_distances_by_resolution_see_where_detail_is_wrong():
     assert planted["fid.detail.at.32"].value > 5 * quiet["fid.detail.at.32"].value
     assert planted["fid.detail.at.16"].value == pytest.approx(quiet["fid.detail.at.16"].value, rel=1e-4)
     assert planted["kid.detail.at.32"].low > quiet["kid.detail.at.32"].value
+    asked = []
+
+    def counted(images):
+        asked.append(len(images))
+        return detail(images)
+
+    known = (detail(real), detail(soft))
+    again = resolution.distances_by_resolution(real, soft, counted, "detail", owners, at_full_size=known)
+    assert (again, asked) == (planted, [len(real), len(soft)])  # features of 16x16 alone
 
 
 @pytest.mark.thorough
