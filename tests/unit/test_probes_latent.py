@@ -16,7 +16,7 @@ from medgan.sample import held, slerp
 from medgan.seeds import seeded
 from pipeline.phantom import draw_patient
 from pipeline.records import MedaugError
-from tests.unit.latent_toys import LATENT, disc, linear, swirl, toy
+from tests.unit.latent_toys import LATENT, Nodules, disc, linear, swirl, toy
 from tests.unit.test_medgan_explore import generator
 
 ATTRIBUTES = {
@@ -231,6 +231,46 @@ def test_side_of_a_phantoms_effusion():
     unknown = torch.tensor(rng.normal(size=known.shape))
     assert judged(known, {"side": score}).value < 1.35
     assert judged(unknown, {"side": score}).value > 1.8
+
+
+def nodules(space, mapping=lambda z: z, mix=None):
+    """Separability, purity and control of a generator of nodules, scored by the phantom's ground truth."""
+    render = Nodules(mix)
+    gan, known = toy(render, mapping), render.attributes()
+    labels = classes_in_turn(gan, 400)
+    truth = attributes.scores(gan, labels, known)
+    moved = edits.edit(gan, truth, labels, space, known, 60)
+    return judged(points(gan, labels, 0, space), truth, labels), edits.purity(moved), edits.control(moved)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_independent_factors_of_a_nodule_are_separable_and_controlled(turned):
+    """Side, place and size by the ground truth: 1 is perfect, whichever way the factors lie in the space."""
+    turn = torch.linalg.qr(torch.randn(LATENT, LATENT, generator=torch.Generator().manual_seed(2)))[0]
+    apart, pure, control = nodules("w", mix=turn if turned else None)
+    assert apart.value == pytest.approx(1.1, abs=0.1)  # each plane is fitted to 160 points
+    assert pure.value == pytest.approx(1.0, abs=0.05)
+    assert control.value == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_nodule_whose_size_goes_with_its_place_is_impure_and_yet_controlled():
+    """A correlation of 0.8 between two of three: purity is (1 + 2 / 1.4) / 3, all that linear control can reach."""
+    mix = torch.eye(LATENT)
+    mix[1, 2], mix[2, 2] = 0.8, 0.6
+    apart, pure, control = nodules("w", mix=mix)
+    assert apart.value == pytest.approx(1.1, abs=0.1)
+    assert pure.value == pytest.approx((1 + 2 / 1.4) / 3, abs=0.03)
+    assert control.value == pytest.approx(1.0, abs=0.05)
+
+
+def test_entangled_factors_of_a_nodule_lose_both_the_more_the_more_they_are_entangled():
+    """The same images, the factors being a crooked function of z: separability goes to 8 and purity to 1/2, chance."""
+    straight, bent, crooked = (nodules("z", lambda z, by=by: swirl(z, by)) for by in (0.0, 0.2, 1.0))
+    assert straight[0].high < bent[0].low < bent[0].high < crooked[0].low
+    assert straight[1].low > bent[1].high > bent[1].low > crooked[1].high
+    assert straight[2].low > bent[2].high > bent[2].low > crooked[2].high
+    assert crooked[0].value == pytest.approx(8.0, abs=0.5)
+    assert crooked[1].value == pytest.approx(0.5, abs=0.06)
 
 
 # -- attributes --------------------------------------------------------------------------------------------------------
