@@ -240,6 +240,8 @@ CLAIMS: tuple[Claim, ...] = (
                 twin=WITH_ADAIN,
             ),
             Check("edits", "edit_control.z", "below", 0.75, "a quarter less than linear control would reach"),
+            # no check of ppl.z against a style GAN's ppl.w: it grows with how much images vary (0 after collapse) and
+            # differs a hundredfold between untrained networks, so that random weights would decide
             Check("separability", "separability.z", "above", 4.0, "as two attributes of which nothing is told apart"),
         ),
     ),
