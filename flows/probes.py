@@ -1,40 +1,22 @@
 """The probes of the scorecard: what each measures of one generator, with the picture that lets a reader see it.
 
 A probe is a few lines around functions of :mod:`medgan.metrics`. Which exist, what they measure and whom they concern
-stands in :data:`medgan.limitations.PROBES`; here is how each is run.
+stands in :data:`medgan.limitations.PROBES`; here is how each is run: those that compare scans in this file, those that
+draw their own from the generator in :mod:`flows.latent_probes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 
-from flows.subject import Answer, Subject
-from medgan.metrics import (
-    attributes,
-    conditional,
-    copies,
-    droplets,
-    duplicates,
-    edits,
-    leak,
-    mixing,
-    ms_ssim,
-    ndb,
-    noise,
-    path_length,
-    pinning,
-    resolution,
-    separability,
-    spectrum,
-    swd,
-    truncation,
-)
+from flows import latent_probes
+from flows.subject import Answer, Subject, line_figure, percent, scans_of
+from medgan.metrics import conditional, copies, duplicates, leak, ms_ssim, ndb, resolution, spectrum, swd
+from medgan.metrics.features import DOMAIN
 from medgan.metrics.intervals import clopper_pearson
 from medgan.metrics.measured import Measured
 
@@ -47,12 +29,24 @@ def _spectrum(subject: Subject) -> Answer:
         name: [[float(x), float(y)] for x, y in zip(curves.frequency, power, strict=True)]
         for name, power in (("real", curves.real), ("synthetic", curves.synthetic))
     }
-    return Answer(found, figure=_figure(lines, "cycles a pixel", "power", log=True))
+    caption = (
+        f"Power at each spatial frequency, from structure (left) to the finest detail (right), mean over "
+        f"{len(subject.synthetic.images)} synthetic and {len(subject.real.images)} real scans."
+    )
+    return Answer(found, figure=line_figure(lines, "cycles a pixel", "power", log=True), caption=caption)
 
 
 def _resolution(subject: Subject) -> Answer:
-    found = resolution.spectrum_by_resolution(
-        subject.real.images, subject.synthetic.images, subject.real.patients, subject.seed
+    real, synthetic = subject.real, subject.synthetic
+    found = resolution.spectrum_by_resolution(real.images, synthetic.images, real.patients, subject.seed)
+    distances = resolution.distances_by_resolution(
+        real.images,
+        synthetic.images,
+        subject.features,
+        DOMAIN,
+        real.patients,
+        subject.seed,
+        at_full_size=(subject.real_features, subject.synthetic_features),
     )
     lines = {
         name: [
@@ -61,7 +55,12 @@ def _resolution(subject: Subject) -> Answer:
         for name, prefix in (("real", "floor."), ("synthetic", "spectrum."))
     }
     trend = resolution.spectrum_trend(found)
-    return Answer({**found, "resolution.trend": trend}, figure=_figure(lines, "pixels", "spectral gap, dB"))
+    caption = (
+        "Spectral gap to real scans after both were averaged down to so many pixels; real: between halves of the real "
+        "patients. A gap that grows to the right is one of fine detail."
+    )
+    figures = {**found, "resolution.trend": trend, **distances}
+    return Answer(figures, figure=line_figure(lines, "pixels", "spectral gap, dB"), caption=caption)
 
 
 def _swd(subject: Subject) -> Answer:
@@ -77,14 +76,28 @@ def _ms_ssim(subject: Subject) -> Answer:
     )
     # the class that has collapsed most is the one to look at
     each = [(label, found.get(f"excess.ms_ssim.{name}")) for label, name in enumerate(subject.classes)]
-    worst = max((one.value, label) for label, one in each if one is not None)[1]
+    most, worst = max((one.value, label) for label, one in each if one is not None)
     shown = ms_ssim.picture(real.images, synthetic.images, real.labels, synthetic.labels, worst, count=5)
-    return Answer(found, shown)
+    above = "more alike" if most > 0 else "less alike"
+    caption = (
+        f"Class {subject.classes[worst]}, whose synthetic scans are most alike compared with its real ones (pairs are "
+        f"{abs(most):.2f} {above} in MS-SSIM): five real scans above, five synthetic ones below."
+    )
+    return Answer(found, shown, caption=caption)
 
 
 def _ndb(subject: Subject) -> Answer:
     found, bins = ndb.ndb(subject.real_features, subject.synthetic_features, subject.real.patients, seed=subject.seed)
-    return Answer(found, ndb.picture(subject.real.images, subject.synthetic.images, bins, count=2, columns=5))
+    first, second = (
+        f"{percent(bins.real[place])} of the real and {percent(bins.synthetic[place])} of the synthetic scans"
+        for place in bins.z.argsort(descending=True)[:2]
+    )
+    caption = (
+        f"The two of {len(bins.z)} bins that lack synthetic scans most, each with real scans above and synthetic ones "
+        f"below (grey: there is none): the first has {first}, the second {second}."
+    )
+    shown = ndb.picture(subject.real.images, subject.synthetic.images, bins, count=2, columns=5)
+    return Answer(found, shown, caption=caption)
 
 
 def _duplicates(subject: Subject) -> Answer:
@@ -94,7 +107,12 @@ def _duplicates(subject: Subject) -> Answer:
         "duplicates": found.share,
         "excess.duplicates": excess(found.share, found.expected, found.calibrated),
     }
-    return Answer(figures, duplicates.picture(real.images, synthetic.images, found, count=5))
+    caption = (
+        f"{int(found.mask.sum())} of {scans_of(len(found.mask))} have a near-duplicate among the others "
+        f"({percent(found.expected)} of as many real scans would pass for one): the five most alike pairs, one scan "
+        "above the other."
+    )
+    return Answer(figures, duplicates.picture(real.images, synthetic.images, found, count=5), caption=caption)
 
 
 def _copies(subject: Subject) -> Answer:
@@ -103,7 +121,12 @@ def _copies(subject: Subject) -> Answer:
     figures = {"copies": found.share, "excess.copies": excess(found.share, found.expected, found.calibrated)}
     if found.floor is not None:
         figures["floor.copies"] = found.floor
-    return Answer(figures, copies.picture(known.images, drawn.images, found, count=5))
+    caption = (
+        f"{int(found.mask.sum())} of {scans_of(len(found.mask))} are copies ({percent(found.expected)} of new "
+        "patients' scans would pass for one): the five most alike pairs, each synthetic scan above its nearest "
+        "training scan."
+    )
+    return Answer(figures, copies.picture(known.images, drawn.images, found, count=5), caption=caption)
 
 
 def _conditional(subject: Subject) -> Answer:
@@ -128,9 +151,13 @@ def _conditional(subject: Subject) -> Answer:
     )
     # the class that the classifier recognises least is the one to look at
     each = [(label, named.get(f"conditional_accuracy.{name}")) for label, name in enumerate(subject.classes)]
-    worst = min((one.value, label) for label, one in each if one is not None)[1]
+    least, worst = min((one.value, label) for label, one in each if one is not None)
     shown = ms_ssim.picture(real.images, drawn.images, real.labels, drawn.labels, worst, count=5)
-    return Answer({**recalled, **named, **worst_class(recalled)}, shown)
+    caption = (
+        f"Class {subject.classes[worst]}, which a classifier trained on real scans recognises least: in "
+        f"{percent(least)} of the synthetic scans with this label. Five real scans above, five synthetic ones below."
+    )
+    return Answer({**recalled, **named, **worst_class(recalled)}, shown, caption=caption)
 
 
 def worst_class(recalled: Mapping[str, Measured]) -> dict[str, Measured]:
@@ -167,108 +194,32 @@ def worst_class(recalled: Mapping[str, Measured]) -> dict[str, Measured]:
 def _leak(subject: Subject) -> Answer:
     if not subject.transforms:
         return Answer({})
-    found = leak.leaks(
-        subject.real.images,
-        subject.validation.images,
-        subject.synthetic.images,
-        subject.transforms,
-        subject.validation.patients,
-        subject.seed,
-    )
+    held_out, drawn = subject.validation, subject.synthetic
+    looked = {
+        name: leak.look_for(
+            name, subject.real.images, held_out.images, drawn.images, held_out.patients, seed=subject.seed
+        )
+        for name in subject.transforms
+    }
     # what cannot be seen in real scans either says nothing, and its figure is anything
-    each = [one for one in found.values() if (one.low, one.high) != (0.0, 1.0)] or list(found.values())
-    worst = max(each, key=lambda one: (one.low or 0.0, one.value))
-    transform = next(name for name, one in found.items() if one is worst)
+    telling = {name: one for name, one in looked.items() if one.visible} or looked
+    transform = max(telling, key=lambda name: (telling[name].share.low or 0.0, telling[name].share.value))
+    each, worst = [one.share for one in telling.values()], telling[transform].share
     # the transforms are looked for in the same scans: their intervals do not shrink in the mean
     mean, low, high = (float(np.mean([getattr(one, end) for one in each])) for end in ("value", "low", "high"))
-    note = f"mean over {len(each)} of {len(found)} transforms that can be seen; {worst.note}"
-    summary = Measured(mean, low, high, worst.n_real, worst.n_synthetic, note)
-    return Answer({**found, "leak": summary, "leak.worst": replace(worst, note=f"{transform}; {worst.note}")})
-
-
-def _pinning(subject: Subject) -> Answer:
-    motion = pinning.observe(subject.generator, pairs=subject.draws // 2, seed=subject.seed)
-    shown = pinning.picture(subject.generator, seed=subject.seed)
-    return Answer({"pinning": pinning.pinning(motion, subject.seed)}, shown)
-
-
-def _droplets(subject: Subject) -> Answer:
-    peaks = droplets.observe(subject.generator, min(subject.draws, 200), subject.seed)
-    return Answer({"droplets": droplets.droplets(peaks)}, droplets.picture(peaks))
-
-
-def _path_length(subject: Subject) -> Answer:
-    figures: dict[str, Measured] = {}
-    lines: dict[str, list[list[float]]] = {}
-    for space in subject.spaces:
-        speeds = path_length.squared_speeds(
-            subject.generator,
-            subject.features,
-            space,
-            pairs=max(subject.draws // 2, path_length.MIN_PAIRS),
-            seed=subject.seed,
-        )
-        figures[f"ppl.{space}"] = path_length.path_length(speeds, subject.seed)
-        edges, counts = path_length.histogram(speeds, 24)
-        middles = [(a + b) / 2 for a, b in pairwise(edges)]
-        lines[space] = [[x, float(y)] for x, y in zip(middles, counts, strict=True)]
-    return Answer(figures, figure=_figure(lines, "path length of a pair", "pairs", steps=True))
-
-
-def _separability(subject: Subject) -> Answer:
-    figures = {}
-    for space in subject.spaces:
-        at = attributes.points(subject.generator, subject.turns, subject.seed, space)
-        apart = {
-            name: separability.separate(at, scores, subject.turns, subject.seed)
-            for name, scores in subject.scores.items()
-        }
-        figures[f"separability.{space}"] = separability.separability(apart, subject.draws, subject.seed)
-    return Answer(figures)
-
-
-def _edits(subject: Subject) -> Answer:
-    figures, shown = {}, None
-    for space in subject.spaces:
-        moved = edits.edit(subject.generator, subject.scores, subject.turns, space, seed=subject.seed)
-        figures[f"edit_purity.{space}"] = edits.purity(moved, subject.seed)
-        figures[f"edit_control.{space}"] = edits.control(moved, subject.seed)
-        shown = edits.picture(subject.generator, moved, 0, space, subject.seed)
-    return Answer(figures, shown)
-
-
-def _noise(subject: Subject) -> Answer:
-    found = noise.observe(subject.generator, latents=max(subject.draws // 16, noise.MIN_LATENTS), seed=subject.seed)
-    figures = {"noise.amplitude": noise.amplitude(found, subject.seed)}
-    if not noise.changes_nothing(found):  # shares of nothing are none
-        figures["noise"] = noise.structure_share(found, subject.seed)
-        figures["noise.low_pass"] = noise.low_pass_share(found, subject.seed)
-    return Answer(figures, noise.picture(found))
-
-
-def _mixing(subject: Subject) -> Answer:
-    figures = {}
-    mixes = {
-        latents: mixing.mixed_features(subject.generator, subject.features, subject.real_mix, latents, subject.seed)
-        for latents in (1, 2, 3, 4)
-    }
-    for latents, mixed in mixes.items():
-        found = mixing.mixing(subject.real_features, subject.real.patients, mixes[1], mixed, subject.seed)
-        figures[f"mixing.{latents}"] = found.fid
-        if latents > 1:
-            figures[f"mixing_penalty.{latents}"] = found.penalty
-    return Answer(figures, mixing.picture(subject.generator, seed=subject.seed))
-
-
-def _truncation(subject: Subject) -> Answer:
-    drawn = truncation.truncated_features(subject.generator, subject.features, subject.real_mix, seed=subject.seed)
-    found = truncation.truncation(subject.real_features, subject.real.patients, drawn, seed=subject.seed)
-    figures = {"truncation.precision": found.precision_slope, "truncation.recall": found.recall_slope}
-    lines = {
-        name: [[psi, one.value] for psi, one in zip(found.psis, course, strict=True)]
-        for name, course in (("precision", found.precision), ("recall", found.recall))
-    }
-    return Answer(figures, figure=_figure(lines, "truncation ψ", "share"))
+    note = f"mean over {len(each)} of {len(looked)} transforms, those that can be seen in real scans; {worst.note}"
+    figures = {f"leak.{name}": one.share for name, one in looked.items()}
+    figures["leak"] = Measured(mean, low, high, worst.n_real, worst.n_synthetic, note)
+    figures["leak.worst"] = replace(worst, note=f"{transform}; {worst.note}")
+    if not looked[transform].visible:  # the network's guesses would show nothing
+        return Answer(figures)
+    shown = leak.picture(held_out.images, drawn.images, transform, looked[transform].outputs, 5, subject.seed)
+    caption = (
+        f"The five of {scans_of(len(drawn.images))} that look most as if '{transform}' had been applied, to a "
+        f"network that tells it in real scans (it finds {percent(worst.value)} of the scans transformed); below them "
+        f"real scans to which '{transform}' was applied."
+    )
+    return Answer(figures, shown, caption=caption)
 
 
 def excess(share: Measured, expected: float, calibrated: int) -> Measured:
@@ -300,12 +251,6 @@ def excess(share: Measured, expected: float, calibrated: int) -> Measured:
     )
 
 
-def _figure(
-    lines: Mapping[str, list[list[float]]], x: str, y: str, log: bool = False, steps: bool = False
-) -> dict[str, Any]:
-    return {"lines": lines, "x": x, "y": y, "log": log, "steps": steps}
-
-
 RUN: Mapping[str, Callable[[Subject], Answer]] = {
     "spectrum": _spectrum,
     "resolution": _resolution,
@@ -316,13 +261,6 @@ RUN: Mapping[str, Callable[[Subject], Answer]] = {
     "conditional": _conditional,
     "leak": _leak,
     "copies": _copies,
-    "path_length": _path_length,
-    "separability": _separability,
-    "edits": _edits,
-    "noise": _noise,
-    "mixing": _mixing,
-    "truncation": _truncation,
-    "droplets": _droplets,
-    "pinning": _pinning,
+    **latent_probes.RUN,
 }
 """How each probe is run."""

@@ -27,6 +27,8 @@ CODE = ("flows.score", "flows.extract")
 def score_synthetic(context: Context, dataset: Path, extractor: Path, synthetic: Path) -> Path:
     """FID, KID, precision, recall, density and coverage of one synthetic set, overall and for each class.
 
+    A GAN whose generator knows no classes has no figures of classes: the labels of what it drew say nothing.
+
     Args:
         context: the experiment.
         dataset: the dataset artifact; its training images are the reference.
@@ -38,6 +40,8 @@ def score_synthetic(context: Context, dataset: Path, extractor: Path, synthetic:
     """
     drawn, data = Artifact.open(synthetic), Artifact.open(dataset)
     gan, gan_seed = drawn.meta["gan"], drawn.meta["gan_seed"]
+    config = next(one for one in context.config.gans if one.name == gan)
+    by_class = config.conditioning.generator != "none"
     used = sources(context, extractor)
     recipe = _recipe(context, f"{gan}-s{gan_seed}", {"dataset": data.digest, "synthetic": drawn.digest}, used)
     tags = {"stage": "score", "gan": gan, "gan_seed": gan_seed}
@@ -62,6 +66,7 @@ def score_synthetic(context: Context, dataset: Path, extractor: Path, synthetic:
                         extractor=source.name,
                         seed=context.config.seed,
                         real_statistics=of_real.statistics,
+                        by_class=by_class,
                     )
                     rows += _noted(found, of_real.note)
                 progress(2 * len(used), 2 * len(used))

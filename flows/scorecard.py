@@ -32,8 +32,8 @@ from pipeline.store import Artifact, Draft, Recipe
 from pipeline.versions import code_version
 
 log = logging.getLogger(__name__)
-MISSING, FIGURES = "missing.json", "figures.json"
-CODE = ("flows.scorecard", "flows.probes", "flows.subject", "medgan.networks")
+MISSING, FIGURES, CAPTIONS = "missing.json", "figures.json", "captions.json"
+CODE = ("flows.scorecard", "flows.probes", "flows.latent_probes", "flows.subject", "medgan.networks")
 
 
 @task(name="scorecard", task_run_name="scorecard {synthetic.name}", tags=["scorecard"], cache_policy=NO_CACHE)
@@ -54,7 +54,8 @@ def fill_scorecard(
         score: its score artifact's, whose MLflow run gets the figures.
 
     Returns:
-        The scorecard artifact's folder with ``rows.jsonl``, ``missing.json``, ``figures.json`` and ``pictures/``.
+        The scorecard artifact's folder with ``rows.jsonl``, ``missing.json``, ``figures.json``, ``captions.json`` and
+        ``pictures/``.
     """
     share_cores()
     drawn, settings = Artifact.open(synthetic), context.config.scorecard
@@ -164,7 +165,8 @@ def write_answers(
     ]
     write_rows(folder / ROWS, rows)
     figures = {name: answer.figure for name, answer in answers.items() if answer.figure is not None}
-    for file, data in ((MISSING, missing), (FIGURES, figures)):
+    captions = {name: answer.caption for name, answer in answers.items() if answer.caption}
+    for file, data in ((MISSING, missing), (FIGURES, figures), (CAPTIONS, captions)):
         (folder / file).write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
     (folder / "pictures").mkdir()
     for name, answer in answers.items():

@@ -111,6 +111,15 @@ class Subject:
         return attributes.scores(self.generator, self.turns, seed=self.seed)
 
     @property
+    def conditional(self) -> bool:
+        """Whether the generator knows classes; if not, the labels of what it drew say nothing of the scans."""
+        return self.generator.config.conditioning.generator != "none"
+
+    def of_class(self, label: int) -> str:
+        """`` of class nodule``, for a caption; "" of a generator that knows no classes."""
+        return f" of class {self.classes[label]}" if self.conditional else ""
+
+    @property
     def spaces(self) -> tuple[Literal["z", "w"], ...]:
         """Latent spaces that it has."""
         return ("z", "w") if self.generator.has_w else ("z",)
@@ -124,8 +133,27 @@ class Answer:
         figures: metric → figure.
         picture: grey values [H, W], or None.
         figure: plain data of a small figure (see :func:`pipeline.report.figures.small_figure`), or None.
+        caption: one sentence that says what is to be seen in them: classes, rows, columns, scales; "" without any.
     """
 
     figures: Mapping[str, Measured]
     picture: Picture | None = None
     figure: Mapping[str, Any] | None = None
+    caption: str = ""
+
+
+def line_figure(
+    lines: Mapping[str, list[list[float]]], x: str, y: str, log: bool = False, steps: bool = False
+) -> dict[str, Any]:
+    """A small figure's plain data: points [x, y] by name, the axes' names, a logarithmic y, a histogram's steps."""
+    return {"lines": lines, "x": x, "y": y, "log": log, "steps": steps}
+
+
+def scans_of(count: int) -> str:
+    """``1,200 synthetic scans``."""
+    return f"{count:,} synthetic scans"
+
+
+def percent(share: float | Tensor) -> str:
+    """``7.8 %``."""
+    return f"{100 * float(share):.1f} %"

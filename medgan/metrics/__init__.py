@@ -55,6 +55,7 @@ def fidelity(
     seed: int = 0,
     repeats: int = 20,
     real_statistics: fid.Statistics | None = None,
+    by_class: bool = True,
 ) -> list[ResultRow]:
     """``fid``, ``kid``, ``precision``, ``recall``, ``density`` and ``coverage``, overall and for each class.
 
@@ -88,6 +89,8 @@ def fidelity(
         seed: of the random halves and subsets.
         repeats: random halves, at least 2.
         real_statistics: of all real features, where they are known already.
+        by_class: whether the labels of the synthetic images mean anything. Those of a generator that knows no classes
+            do not: it gets the overall rows alone, from as many images as if they did, so that GANs have one n.
 
     Returns:
         Rows with ``stage="score"``, ``n_real`` and ``n_synthetic``. A class with fewer than :data:`MIN_IMAGES` images
@@ -114,7 +117,7 @@ def fidelity(
     rows: list[ResultRow] = []
     too_few: list[str] = []
     unsplit: list[str] = []
-    for index, name in enumerate(classes):
+    for index, name in enumerate(classes if by_class else ()):
         own_x, own_y, own_patients = x[x_labels == index], y[y_labels == index], patients[x_labels == index]
         if min(len(own_x), len(own_y)) < MIN_IMAGES:
             too_few.append(f"{name} ({len(own_x)} real, {len(own_y)} synthetic)")
@@ -125,7 +128,8 @@ def fidelity(
             rows += _compare(own_x, own_y, own_patients, own_labels, extractor, f".{name}", seed, repeats)
     few = f"no figures for {', '.join(too_few)}: fewer than {MIN_IMAGES} images" if too_few else ""
     mix = f"{len(mixed)} of {len(y)} synthetic images, in the real class mix" if len(mixed) < len(y) else ""
-    note = "; ".join(filter(None, [mix, few, *unsplit]))
+    unknown = "" if by_class else "no figures of classes: the generator knows none"
+    note = "; ".join(filter(None, [mix, few, unknown, *unsplit]))
     labels = x_labels, y_labels[mixed]
     return _compare(x, y[mixed], patients, labels, extractor, "", seed, repeats, note, real_statistics) + rows
 

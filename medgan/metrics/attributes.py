@@ -62,6 +62,15 @@ ATTRIBUTES: Mapping[str, Attribute] = {
 }
 """What probes ask for by default. Asymmetry is left out: it has no sign, so that no direction of a space is its own."""
 
+PLAIN: Mapping[str, str] = {
+    "area": "area of the body",
+    "intensity": "its mean brightness",
+    "contrast": "its contrast",
+    "centre_x": "place from left to right",
+    "centre_y": "place from top to bottom",
+}
+"""The same in plain words."""
+
 
 def scores(
     generator: LoadedGenerator, labels: Tensor, attributes: Mapping[str, Attribute] = ATTRIBUTES, seed: int = 0

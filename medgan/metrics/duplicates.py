@@ -94,7 +94,12 @@ def duplicates(real: Images, synthetic: Images, real_patients: Labels | None = N
 
 
 def picture(real: Images, synthetic: Images, found: Duplicates, count: int = 8) -> Picture:
-    """The most alike synthetic images above, the ones most alike to them below."""
+    """The most alike pairs of synthetic images, one above the other, each pair once."""
     _, y = as_image_pair(real, synthetic)
-    order = found.similarity.argsort(descending=True)[:count]
-    return mosaic([list(y[found.looked_at[order]]), list(y[found.nearest[order]])])
+    pairs: dict[tuple[int, int], None] = {}
+    for place in found.similarity.argsort(descending=True).tolist():
+        one, other = int(found.looked_at[place]), int(found.nearest[place])
+        pairs.setdefault((min(one, other), max(one, other)))
+        if len(pairs) == count:
+            break
+    return mosaic([[y[one] for one, _ in pairs], [y[other] for _, other in pairs]])

@@ -17,14 +17,14 @@ contrast is never seen, noise not in noisy phantoms, and in MedNIST neither are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from medgan.augment import augment
-from medgan.metrics.images import Images, Labels, as_image_pair, as_numbers, shrink
+from medgan.metrics.images import Images, Labels, Picture, as_image_pair, as_numbers, mosaic, shrink
 from medgan.metrics.intervals import RESAMPLES, percentiles, resample
 from medgan.metrics.measured import Measured, TooFewImagesError
 from medgan.metrics.sampling import FEWEST_PATIENTS
@@ -38,6 +38,21 @@ APART = 0.2
 """Least difference of the mean outputs for transformed and untransformed held-out images: below, it sees nothing."""
 CHANGED = 0.02
 """A transform that moves no pixel by more (of a range of 2) has not happened."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What was found of one transform.
+
+    Attributes:
+        share: of synthetic images that show it: ``leak.<transform>``.
+        outputs: of the network for each synthetic image, 0 to 1: how transformed it looks, float64 [M].
+        visible: whether the network sees the transform in real images; if not, its outputs say nothing.
+    """
+
+    share: Measured
+    outputs: torch.Tensor
+    visible: bool
 
 
 def transformed(images: torch.Tensor, transform: str, generator: torch.Generator) -> torch.Tensor:
@@ -80,24 +95,24 @@ class _Detector(nn.Sequential):
                     nn.init.zeros_(module.bias)
 
 
-def leak(
+def look_for(
+    transform: str,
     train: Images,
     validation: Images,
     synthetic: Images,
-    transform: str,
     validation_patients: Labels | None = None,
     seed: int = 0,
     steps: int = STEPS,
-) -> Measured:
-    """The share of synthetic images that show a transform, metric ``leak.<transform>``.
+) -> Leak:
+    """The share of synthetic images that show a transform, metric ``leak.<transform>``, and how much each shows it.
 
     The interval is a percentile bootstrap over synthetic images and validation patients, for the network as trained.
 
     Args:
+        transform: a name of :data:`medgan.options.TRANSFORMS`.
         train: real images to learn from [N, C, H, W] in [-1, 1].
         validation: real images of other patients, to calibrate on [V, C, H, W].
         synthetic: [M, C, H, W]; or other real images, to see what they score.
-        transform: a name of :data:`medgan.options.TRANSFORMS`.
         validation_patients: patient number [V]; None makes each image its own.
         seed: of weights, draws and resamples.
         steps: of training.
@@ -138,19 +153,30 @@ def leak(
         low, high = percentiles(_share(of_drawn_resampled, negative_resampled, positive_resampled))
     else:
         low, high, note = 0.0, 1.0, f"{note}: not to be seen in real images either, so nothing can be said"
-    return Measured(float(value), low, high, len(known), len(drawn), note)
+    return Leak(Measured(float(value), low, high, len(known), len(drawn), note), of_drawn, (low, high) != (0.0, 1.0))
 
 
-def leaks(
+def leak(
     train: Images,
     validation: Images,
     synthetic: Images,
-    transforms: Sequence[str],
+    transform: str,
     validation_patients: Labels | None = None,
     seed: int = 0,
-) -> dict[str, Measured]:
-    """:func:`leak` for several transforms, as ``leak.<transform>``."""
-    return {f"leak.{name}": leak(train, validation, synthetic, name, validation_patients, seed) for name in transforms}
+    steps: int = STEPS,
+) -> Measured:
+    """The share of :func:`look_for` alone."""
+    return look_for(transform, train, validation, synthetic, validation_patients, seed, steps).share
+
+
+def picture(
+    validation: Images, synthetic: Images, transform: str, outputs: torch.Tensor, count: int = 5, seed: int = 0
+) -> Picture:
+    """The synthetic images that look most transformed above, real images with the transform below."""
+    real, drawn = as_image_pair(validation, synthetic)
+    order = outputs.argsort(descending=True)[:count]
+    certain = transformed(real[:count].float()[:, None], transform, torch.Generator().manual_seed(seed))
+    return mosaic([list(drawn[order]), list(certain[:, 0])])
 
 
 def _train(known: torch.Tensor, transform: str, generator: torch.Generator, steps: int) -> _Detector:

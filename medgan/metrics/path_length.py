@@ -18,6 +18,7 @@ images made uint8) would measure its own rounding, over ε²: it is found out by
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -62,7 +63,7 @@ def squared_speeds(
         unit: whether features are brought to unit length.
 
     Returns:
-        float64 [pairs], for :func:`path_length` and :func:`histogram`.
+        float64 [pairs], for :func:`path_length` and :func:`histograms`.
 
     Raises:
         MedaugError: no w, features that are not finite, or an extractor whose rounding is larger than what changes.
@@ -100,8 +101,14 @@ def _refuse_rounding(fine: Tensor, coarse: Tensor) -> None:
         )
 
 
-def path_length(speeds: Tensor, seed: int = 0) -> Measured:
-    """The mean of squared speeds [N] without the slowest and the fastest 1 %, and its bootstrap interval over pairs.
+def path_length(speeds: Tensor, seed: int = 0, extractor: str = "", sampling: Sampling = "full") -> Measured:
+    """The mean of squared speeds without the slowest and the fastest 1 %, and its bootstrap interval over pairs.
+
+    Args:
+        speeds: [N].
+        seed: of the bootstrap.
+        extractor: whose features they are of, for the note; "" leaves it out.
+        sampling: where on the paths, for the note.
 
     Raises:
         TooFewImagesError: fewer than :data:`MIN_PAIRS` pairs.
@@ -109,12 +116,15 @@ def path_length(speeds: Tensor, seed: int = 0) -> Measured:
     if len(speeds) < MIN_PAIRS:
         raise TooFewImagesError(f"path length: {len(speeds)} pairs of images, expected at least {MIN_PAIRS}")
     low, high = percentiles(_clipped_mean(speeds[resamples(len(speeds), seed)]))
+    where = {"full": "anywhere on the paths", "end": "at the paths' beginnings"}[sampling]
+    stands_in = f"; features of {extractor} stand in for LPIPS" if extractor else ""
     return Measured(
         float(_clipped_mean(speeds[None])[0]),
         low,
         high,
         n_synthetic=2 * len(speeds),
-        note=f"{len(speeds)} pairs, the slowest and fastest 1 % dropped; bootstrap over pairs; noise held still",
+        note=f"{len(speeds)} pairs {where}{stands_in}; the slowest and fastest 1 % dropped; bootstrap over pairs; "
+        "noise held still",
     )
 
 
@@ -129,8 +139,27 @@ def _kept(count: int) -> tuple[int, int]:
     return math.floor(0.01 * (count - 1)), math.ceil(0.99 * (count - 1))
 
 
-def histogram(speeds: Tensor, bins: int = 40) -> tuple[list[float], list[int]]:
-    """Edges [bins + 1] and counts [bins] of the squared speeds that :func:`path_length` averages."""
-    first, last = _kept(len(speeds))
-    counts, edges = torch.histogram(speeds.double().cpu().sort().values[first : last + 1], bins)
-    return edges.tolist(), counts.long().tolist()
+def histograms(speeds: Mapping[str, Tensor], bins: int = 24) -> tuple[list[float], dict[str, list[int]]]:
+    """How the squared speeds that :func:`path_length` averages are distributed, in bins that all sets share.
+
+    Bins are equally wide on a logarithmic axis: speeds spread over orders of magnitude, and in equal bins the few
+    fastest pairs would press all others into the first.
+
+    Args:
+        speeds: [N] of each space, by name.
+        bins: how many.
+
+    Returns:
+        Edges [bins + 1], above 0, and for each name the counts [bins]; pairs that are slower than a millionth of the
+        fastest (that do not move at all, say) are counted in the first bin.
+    """
+    kept = {}
+    for name, one in speeds.items():
+        first, last = _kept(len(one))
+        kept[name] = one.double().cpu().sort().values[first : last + 1]
+    high = max(max(float(one[-1]) for one in kept.values()), 1e-12)
+    low = max(min(float(one[0]) for one in kept.values()), 1e-6 * high)
+    edges = torch.logspace(math.log10(min(low, 0.1 * high)), math.log10(high), bins + 1, dtype=torch.float64)
+    inner = edges[1:-1].contiguous()
+    counts = {name: torch.bincount(torch.bucketize(one, inner), minlength=bins).tolist() for name, one in kept.items()}
+    return edges.tolist(), counts

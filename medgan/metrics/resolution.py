@@ -92,6 +92,7 @@ def distances_by_resolution(
     extractor: str = "domain",
     real_patients: Labels | None = None,
     seed: int = 0,
+    at_full_size: tuple[Features, Features] | None = None,
 ) -> dict[str, Measured]:
     """``fid.<extractor>.at.<pixels>`` and ``kid.<extractor>.at.<pixels>`` (longer side) at each size.
 
@@ -104,6 +105,7 @@ def distances_by_resolution(
         extractor: its name.
         real_patients: patient number [N]; None makes each image its own.
         seed: of halves and subsets.
+        at_full_size: features of both sets as they are, where they are known already.
 
     Raises:
         TooFewImagesError: fewer than :data:`FEWEST` images on a side, or too few patients for halves.
@@ -118,8 +120,11 @@ def distances_by_resolution(
     full = (x.shape[2], x.shape[3])
     measured = {}
     for size in sizes(*full):
-        known, drawn = (extract(_enlarged(reduced(images, size), full)) for images in (x, y))
-        known, drawn = as_pair(known, drawn)
+        if size == full and at_full_size is not None:
+            found = at_full_size
+        else:
+            found = extract(_enlarged(reduced(x, size), full)), extract(_enlarged(reduced(y, size), full))
+        known, drawn = as_pair(*found)
         value = fid.distance(known, drawn)
         (error,) = standard_errors(lambda a, b: [fid.distance(a, b)], known, drawn, patients, REPEATS, seed)
         kernel = kid.distance(known, drawn, seed=seed, patients=patients)

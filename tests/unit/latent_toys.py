@@ -1,11 +1,15 @@
 """Generators whose images are known functions of z and w, for the tests of latent spaces' probes."""
 
+import math
+
+import numpy as np
 import torch
 
 from medgan.layers import double
 from medgan.sample import LoadedGenerator
 from medgan.sizes import Pyramid, Stage
 from medgan.styles import StyleGenerator, StyleOptions
+from pipeline.phantom import Anatomy, _Canvas, _draw_body, _draw_nodule
 from tests.unit.medgan_toys import RANGE, spec, tiny
 
 LATENT = 4
@@ -82,3 +86,44 @@ def enlarged(noise, size):
     while noise.shape[2] < size:
         noise = double(noise)
     return noise
+
+
+class Nodules:
+    """Renders the phantom's chest with one nodule whose side, place and size are factors, and knows its ground truth.
+
+    Attributes:
+        mix: [LATENT, LATENT]; factors are multiplied with it first.
+    """
+
+    def __init__(self, mix=None, size=32):
+        self.mix = torch.eye(LATENT) if mix is None else mix
+        self.canvas = _Canvas(Anatomy.draw(np.random.default_rng(0)), size)
+        self.lungs = _draw_body(self.canvas, Anatomy.draw(np.random.default_rng(0)), height=0.5)
+        self.chest = self.canvas.hu.copy()
+        self.found = {}
+
+    def __call__(self, factors, noise=None):
+        images = []
+        for side, down, growth, outwards in (factors @ self.mix).tolist():
+            self.canvas.hu = self.chest.copy()
+            side = 1.0 if side > 0 else -1.0
+            across, along = 0.15 * side * outwards, 0.2 * down  # shares of the lung's half axes
+            place = math.hypot(across, along), math.atan2(along, across)
+            diameter = max(24 + 3 * growth, 4.0)
+            finding = _draw_nodule(self.canvas, self.lungs[side], side, 0.0, *place, diameter, 40.0)
+            image = torch.tensor(self.canvas.hu + 1000).div(700).sub(1).clamp(-1, 1).float()[None]
+            self.found[image.numpy().tobytes()] = finding
+            images.append(image)
+        return torch.stack(images)
+
+    def attributes(self):
+        """Scores that are the ground truth of images that were drawn here: which lung, how far back, how large."""
+
+        def truth(of):
+            return lambda images: torch.tensor([of(self.found[image.numpy().tobytes()]) for image in images]).double()
+
+        return {
+            "side": truth(lambda finding: 1.0 if finding.side == "left" else -1.0),
+            "place": truth(lambda finding: finding.y_mm),
+            "size": truth(lambda finding: finding.diameter_mm),
+        }

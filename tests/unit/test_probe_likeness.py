@@ -236,7 +236,11 @@ def test_a_quarter_repeated_is_a_share_of_a_half():
     new[60:] = rewindowed(new[:20])
     found = duplicates(train, new, owners)
     assert 0.5 <= found.share.value <= 0.56
-    assert duplicates_picture(train, new, found).shape == (2 * 64 + 2, 8 * 66 - 2)
+    sheet = duplicates_picture(train, new, found)
+    assert sheet.shape == (2 * 64 + 2, 8 * 66 - 2)
+    above = {sheet[:64, 66 * column : 66 * column + 64].tobytes() for column in range(8)}
+    below = {sheet[66:, 66 * column : 66 * column + 64].tobytes() for column in range(8)}
+    assert (len(above), above & below) == (8, set())  # two that are most alike to each other are one pair
 
 
 def test_flat_images_are_duplicates_of_each_other():

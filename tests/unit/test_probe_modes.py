@@ -10,7 +10,7 @@ import torch
 from flows.probes import worst_class
 from medgan.metrics import conditional, divergence, intervals, ndb, resolution
 from medgan.metrics.divergence import Course
-from medgan.metrics.leak import leak, leaks, transformed
+from medgan.metrics.leak import leak, look_for, picture, transformed
 from medgan.metrics.measured import TooFewImagesError
 from medgan.options import TRANSFORMS
 from medgan.pooled import pool
@@ -366,9 +366,16 @@ def test_a_mirrored_share_is_measured_and_new_patients_stay_quiet():
     assert quiet.value < 0.05
     assert quiet.low < 0.02
     planted = torch.cat([new[:60], new[60:].flip(3)])
-    found = leak(train, validation, planted, "flip", held_out, steps=100)
+    looked = look_for("flip", train, validation, planted, held_out, steps=100)
+    found = looked.share
     assert found.low < 0.4 < found.high
     assert found.low > quiet.high
+    assert looked.visible
+    assert bool((looked.outputs.argsort(descending=True)[:5] >= 60).all())  # the mirrored ones look most mirrored
+    sheet = torch.tensor(picture(validation, planted, "flip", looked.outputs, count=1)).float()
+    chosen = planted[int(looked.outputs.argmax()), 0]
+    assert float((sheet[:32] / 127.5 - 1 - chosen).abs().max()) < 0.01
+    assert float((sheet[34:] / 127.5 - 1 - validation[0, 0].flip(1)).abs().max()) < 0.01
 
 
 @pytest.mark.thorough
@@ -379,7 +386,7 @@ def test_rotated_and_cut_shares_are_measured_and_others_stay_quiet():
     for name in ("rotate", "cutout"):
         planted = new.clone()
         planted[:30] = transformed(new[:30], name, generator(4))
-        quiet, found = (leaks(train, validation, drawn, [name], held_out)[f"leak.{name}"] for drawn in (new, planted))
+        quiet, found = (leak(train, validation, drawn, name, held_out) for drawn in (new, planted))
         assert quiet.value < 0.08
         assert quiet.low < 0.02
         assert found.low < 0.3 < found.high
@@ -436,6 +443,15 @@ def test_distances_by_resolution_see_where_detail_is_wrong():
     assert planted["fid.detail.at.32"].value > 5 * quiet["fid.detail.at.32"].value
     assert planted["fid.detail.at.16"].value == pytest.approx(quiet["fid.detail.at.16"].value, rel=1e-4)
     assert planted["kid.detail.at.32"].low > quiet["kid.detail.at.32"].value
+    asked = []
+
+    def counted(images):
+        asked.append(len(images))
+        return detail(images)
+
+    known = (detail(real), detail(soft))
+    again = resolution.distances_by_resolution(real, soft, counted, "detail", owners, at_full_size=known)
+    assert (again, asked) == (planted, [len(real), len(soft)])  # features of 16x16 alone
 
 
 @pytest.mark.thorough

@@ -16,7 +16,7 @@ from medgan.sample import held, slerp
 from medgan.seeds import seeded
 from pipeline.phantom import draw_patient
 from pipeline.records import MedaugError
-from tests.unit.latent_toys import LATENT, disc, linear, swirl, toy
+from tests.unit.latent_toys import LATENT, Nodules, disc, linear, swirl, toy
 from tests.unit.test_medgan_explore import generator
 
 ATTRIBUTES = {
@@ -79,10 +79,25 @@ def test_clipping_and_interval_of_path_length():
     assert found.low == pytest.approx(99.5 - 1.96 * 57.7 / math.sqrt(200), abs=1.5)
     assert found.low < found.value < found.high
     assert found.n_synthetic == 400
-    edges, counts = path_length.histogram(speeds)
-    assert (edges[0], edges[-1], sum(counts)) == (1.0, 198.0, 198)
+    assert "200 pairs at the paths' beginnings; features of x stand in for LPIPS" in (
+        path_length.path_length(speeds, extractor="x", sampling="end").note
+    )
     with pytest.raises(TooFewImagesError, match="99 pairs"):
         path_length.path_length(speeds[:99])
+
+
+def test_histograms_of_two_spaces_have_the_same_bins():
+    """Ratios of 10 between neighbouring edges: 1 and 3 fall into the first, 500 into the last."""
+    slow, fast = torch.tensor([1.0, 3.0, 50.0]).double(), torch.tensor([500.0, 1000.0]).double()
+    edges, counts = path_length.histograms({"w": slow, "z": fast}, 3)
+    torch.testing.assert_close(torch.tensor(edges), torch.tensor([1.0, 10.0, 100.0, 1000.0]))
+    assert counts == {"w": [2, 1, 0], "z": [0, 0, 2]}
+    edges, counts = path_length.histograms({"z": torch.zeros(5)}, 3)  # nothing moves
+    assert (counts["z"], min(edges) > 0) == ([5, 0, 0], True)
+    edges, counts = path_length.histograms({"z": torch.full((5,), 7.0)}, 3)
+    assert (counts["z"], edges[-1]) == ([0, 0, 5], pytest.approx(7.0))
+    one = torch.arange(1.0, 201.0)
+    assert sum(path_length.histograms({"z": one})[1]["z"]) == 198  # as the mean: without 1 % on either side
 
 
 def test_a_crooked_path_is_longer_than_a_straight_one():
@@ -216,6 +231,46 @@ def test_side_of_a_phantoms_effusion():
     unknown = torch.tensor(rng.normal(size=known.shape))
     assert judged(known, {"side": score}).value < 1.35
     assert judged(unknown, {"side": score}).value > 1.8
+
+
+def nodules(space, mapping=lambda z: z, mix=None):
+    """Separability, purity and control of a generator of nodules, scored by the phantom's ground truth."""
+    render = Nodules(mix)
+    gan, known = toy(render, mapping), render.attributes()
+    labels = classes_in_turn(gan, 400)
+    truth = attributes.scores(gan, labels, known)
+    moved = edits.edit(gan, truth, labels, space, known, 60)
+    return judged(points(gan, labels, 0, space), truth, labels), edits.purity(moved), edits.control(moved)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_independent_factors_of_a_nodule_are_separable_and_controlled(turned):
+    """Side, place and size by the ground truth: 1 is perfect, whichever way the factors lie in the space."""
+    turn = torch.linalg.qr(torch.randn(LATENT, LATENT, generator=torch.Generator().manual_seed(2)))[0]
+    apart, pure, control = nodules("w", mix=turn if turned else None)
+    assert apart.value == pytest.approx(1.1, abs=0.1)  # each plane is fitted to 160 points
+    assert pure.value == pytest.approx(1.0, abs=0.05)
+    assert control.value == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_nodule_whose_size_goes_with_its_place_is_impure_and_yet_controlled():
+    """A correlation of 0.8 between two of three: purity is (1 + 2 / 1.4) / 3, all that linear control can reach."""
+    mix = torch.eye(LATENT)
+    mix[1, 2], mix[2, 2] = 0.8, 0.6
+    apart, pure, control = nodules("w", mix=mix)
+    assert apart.value == pytest.approx(1.1, abs=0.1)
+    assert pure.value == pytest.approx((1 + 2 / 1.4) / 3, abs=0.03)
+    assert control.value == pytest.approx(1.0, abs=0.05)
+
+
+def test_entangled_factors_of_a_nodule_lose_both_the_more_the_more_they_are_entangled():
+    """The same images, the factors being a crooked function of z: separability goes to 8 and purity to 1/2, chance."""
+    straight, bent, crooked = (nodules("z", lambda z, by=by: swirl(z, by)) for by in (0.0, 0.2, 1.0))
+    assert straight[0].high < bent[0].low < bent[0].high < crooked[0].low
+    assert straight[1].low > bent[1].high > bent[1].low > crooked[1].high
+    assert straight[2].low > bent[2].high > bent[2].low > crooked[2].high
+    assert crooked[0].value == pytest.approx(8.0, abs=0.5)
+    assert crooked[1].value == pytest.approx(0.5, abs=0.06)
 
 
 # -- attributes --------------------------------------------------------------------------------------------------------
