@@ -154,9 +154,7 @@ def probes() -> Callable[[Set], dict[str, Measured | None]]:
         found = seen_by(features, y)
         copied, repeated = copies(x, held, y, held_patients), duplicates(x, y, patients)
         gap = spectrum(x, y, patients)[0]
-        named = conditional_accuracy(
-            logits, seen_by(probabilities, y), held_labels, y_labels, held_patients, CLASSES
-        )
+        named = conditional_accuracy(logits, seen_by(probabilities, y), held_labels, y_labels, held_patients, CLASSES)
         recalled = conditional_recall(known, found, labels, y_labels, patients, CLASSES)
         try:
             rows = fidelity(known, found, labels, y_labels, patients, CLASSES)
