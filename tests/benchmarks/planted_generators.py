@@ -1,4 +1,4 @@
-"""Generators with one planted defect each, beside the same generator without it; see :mod:`tests.benchmarks.planted`."""
+"""Generators with one planted defect each, beside the same without it; see :mod:`tests.benchmarks.planted`."""
 
 from __future__ import annotations
 
