@@ -1,6 +1,6 @@
 """CPU seconds of the scorecard's probes beside those of the quickstart's trainings.
 
-    python -m tests.benchmarks.bench_scorecard --images 2000 --size 64 --draws 500 --json bench-scorecard.json
+    python -m tests.benchmarks.bench_scorecard --images 2000 --size 64 --json bench-scorecard.json
 
 Phantoms as training scans, half as many for validation, and as many synthetic scans of the quickstart's stylegan
 after a few steps: a probe's time does not depend on how good they are, unless it refuses them ("refused": what is counted is
