@@ -3,10 +3,10 @@
     python -m tests.benchmarks.bench_scorecard --images 2000 --size 64 --json bench-scorecard.json
 
 Phantoms as training scans, half as many for validation, and as many synthetic scans of the quickstart's stylegan
-after a few steps: a probe's time does not depend on how good they are, unless it refuses them ("refused": what is counted is
+after a few steps: a probe's time does not depend on how good they are, unless it refuses them ("refused": counted is
 the time until then). The trainings are not run: of each GAN of the quickstart so many steps are timed at five points
-of its course (growing networks are quicker at first), after one cycle of its lazy phases at each, and the mean is taken
-times the steps of the whole. Evaluation at snapshots is left out of these. One thread by default; processor time.
+of its course (growing networks are quicker at first), after one step at each, and the mean is taken times the steps of
+the whole. Evaluation at snapshots is left out of these. One thread by default; processor time.
 """
 
 from __future__ import annotations
