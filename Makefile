@@ -5,7 +5,7 @@ RUNS ?= runs
 # A file's tests stay in one process; each process computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: quickstart test check slow service bench-ingest bench-decoders bench-gan bench-metrics clean
+.PHONY: quickstart test check slow service bench-ingest bench-decoders bench-gan bench-metrics bench-agreement bench-scorecard bench-planted clean
 .DEFAULT_GOAL := quickstart
 
 .venv/installed: pyproject.toml constraints.txt
@@ -43,6 +43,15 @@ bench-gan: .venv/installed-test
 
 bench-metrics: .venv/installed-test
 	$(BIN)/python -m tests.benchmarks.bench_metrics --json bench-metrics.json
+
+bench-agreement: .venv/installed-test
+	$(BIN)/python -m tests.benchmarks.agreement --json bench-agreement.json
+
+bench-planted: .venv/installed-test
+	$(BIN)/python -m tests.benchmarks.planted --json bench-planted.json
+
+bench-scorecard: .venv/installed-test
+	$(BIN)/python -m tests.benchmarks.bench_scorecard --json bench-scorecard.json
 
 check: .venv/installed-test
 	$(BIN)/ruff format --check .

@@ -257,6 +257,24 @@ def test_missing_detail_and_a_checkerboard_are_seen_in_their_bands_and_new_patie
 
 
 @pytest.mark.thorough
+def test_mednist_classes_are_as_varied_as_themselves_and_a_collapsed_one_is_seen(real_data):
+    names = ("CXR", "Hand", "HeadCT")
+    shuffled = [mednist(real_data, name, 400)[torch.randperm(400, generator=generator())] for name in names]
+    real, other = (torch.cat([images.split(200)[side] for images in shuffled]) for side in (0, 1))
+    labels = torch.arange(3).repeat_interleave(200)
+    quiet = ms_ssim.intra_class(real, other, labels, labels, None, names)
+    assert quiet["excess.ms_ssim"].low < 0 < quiet["excess.ms_ssim"].high
+    assert quiet["excess.ms_ssim"].high < 0.05  # from where the scorecard shows it
+    for name in names:
+        assert quiet[f"excess.ms_ssim.{name}"].low < 0.02
+    collapsed = other.clone()
+    collapsed[200:400] = other[200:204].repeat(50, 1, 1, 1)  # four hands
+    planted = ms_ssim.intra_class(real, collapsed, labels, labels, None, names)
+    assert planted["excess.ms_ssim.Hand"].low > quiet["excess.ms_ssim.Hand"].high
+    assert planted["excess.ms_ssim.CXR"].low < 0.02
+
+
+@pytest.mark.thorough
 def test_mednist_halves_stay_quiet_and_planted_defects_do_not(real_data):
     images = mednist(real_data, "CXR", 300)
     images = images[torch.randperm(300, generator=generator())]

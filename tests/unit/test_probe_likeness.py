@@ -259,3 +259,16 @@ def test_mednist_copies_are_found_and_other_images_stay_quiet(real_data, name):
     assert float(found.mask[150:].double().mean()) >= 0.95
     # MedNIST names no patients: neighbouring slices of one person may be on both sides
     assert float(found.mask[:150].double().mean()) <= 0.05
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT"])
+def test_mednist_halves_have_no_more_near_duplicates_than_real_images_and_repeats_are_found(real_data, name):
+    images = mednist(real_data, name, 400)[torch.randperm(400, generator=generator())]
+    real, other = images.split(200)
+    quiet = duplicates(real, other)
+    # neighbouring slices of one person count as doubles of other patients, on both sides alike
+    assert excess(quiet.share, quiet.expected, quiet.calibrated).low < 0.0
+    repeated = torch.cat([other[:150], rewindowed(other[:50])])  # a quarter is there twice: of 200, 100 have a partner
+    planted = duplicates(real, repeated)
+    assert excess(planted.share, planted.expected, planted.calibrated).low > 0.2

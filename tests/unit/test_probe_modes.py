@@ -470,3 +470,50 @@ def test_a_missing_mednist_class_is_seen(real_data):
         for drawn in (other, other.roll(100, 0))
     ]
     assert recalls[1].high < recalls[0].low - 0.2
+
+
+@pytest.mark.thorough
+def test_mednist_loses_no_accuracy_and_shuffled_labels_lose_nearly_all(real_data):
+    """Judged by least squares on 16x16 pixels, learnt from other images of these classes."""
+    names = ("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT")
+    parts: list[list[torch.Tensor]] = [[], [], []]
+    for name in names:
+        images = mednist(real_data, name, 400)[torch.randperm(400, generator=generator())]
+        for part, own in zip(parts, images.split((200, 100, 100)), strict=True):
+            part.append(small(own, 16))
+    train, validation, other = (torch.cat(part) for part in parts)
+    labels, few = (torch.arange(6).repeat_interleave(count) for count in (200, 100))
+    one_hot = torch.nn.functional.one_hot(labels, 6).double()
+    weights = torch.linalg.solve(train.T @ train + 10.0 * torch.eye(256, dtype=torch.float64), train.T @ one_hot)
+    outputs = validation @ weights, other @ weights
+    quiet = conditional.conditional_accuracy(*outputs, few, few, None, names)
+    assert quiet["floor.conditional_accuracy"].low > 0.7  # it has learnt something
+    assert quiet["loss.conditional_accuracy"].low < 0.0 < quiet["loss.conditional_accuracy"].high < 0.1
+    shuffled = few[torch.randperm(600, generator=generator(1))]
+    planted = conditional.conditional_accuracy(*outputs, few, shuffled, None, names)
+    assert planted["conditional_accuracy"].low < 1 / 6 < planted["conditional_accuracy"].high
+    assert planted["loss.conditional_accuracy"].low > 0.5
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("name", "transform"), [("CXR", "flip"), ("ChestCT", "rotate"), ("HeadCT", "cutout")])
+def test_mednist_shows_no_leak_and_transformed_images_do(real_data, name, transform):
+    images = mednist(real_data, name, 400)[torch.randperm(400, generator=generator())]
+    train, validation, other = images.split((200, 100, 100))
+    quiet = leak(train, validation, other, transform)
+    assert "nothing can be said" not in quiet.note  # the detector sees the transform in real images
+    assert quiet.value < 0.08
+    assert quiet.low < 0.02
+    planted = other.clone()
+    planted[:50] = transformed(other[:50], transform, generator(4))
+    found = leak(train, validation, planted, transform)
+    assert found.low < 0.5 < found.high + 0.1  # the detector is not as sure of every image
+    assert found.low > quiet.high
+
+
+@pytest.mark.thorough
+def test_mirrored_heads_are_not_told_from_others_and_nothing_is_said(real_data):
+    images = mednist(real_data, "HeadCT", 400)[torch.randperm(400, generator=generator())]
+    train, validation, other = images.split((200, 100, 100))
+    found = leak(train, validation, other, "flip")
+    assert (found.low, found.high) == (0.0, 1.0)

@@ -395,16 +395,64 @@ def test_every_figure_of_the_table_comes_from_a_registered_probe():
     assert set(RUN) == set(PROBES)
 
 
-def test_every_claim_concerns_a_preset_and_finds_its_twins_in_the_ablations():
+def ablations():
+    """Configurations of the shipped ablations, by name."""
     experiment = load_experiment(SHIPPED / "experiment" / "limitations.yaml")
-    configs = {gan.name: dataclasses.asdict(gan) for gan in experiment.gans}
+    return {gan.name: dataclasses.asdict(gan) for gan in experiment.gans}
+
+
+def pairs_of(one, configs):
+    """GAN -> the twin that a claim's checks compare it with, of the GANs that the claim concerns and that have one."""
+    concerned = [gan for gan, config in configs.items() if meets(config, one.concerns)]
+    found = [
+        {gan: twin for gan in concerned if (twin := find_twin(configs, gan, check.twin))}
+        for check in one.checks
+        if check.twin is not None
+    ]
+    assert all(each == found[0] for each in found), (one.key, found)
+    return found[0] if found else {}
+
+
+WITH_STYLEGAN = ("dcgan", "lsgan", "wgan", "wgan_gp", "pggan", "pggan_whole", "pggan_no_stddev")
+JUDGED_AGAINST = {
+    "high_resolution": {"dcgan": "pggan"},
+    "mode_collapse": {"dcgan": "lsgan"},
+    "other_losses": {"lsgan": "dcgan", "wgan": "dcgan", "wgan_gp": "dcgan"},
+    "growing_is_faster": {"pggan": "pggan_whole", "stylegan": "stylegan_whole"},
+    "stddev_widens": {"pggan": "pggan_no_stddev"},
+    "no_control": dict.fromkeys(WITH_STYLEGAN, "stylegan"),
+    "mapping_disentangles": {"stylegan": "stylegan_no_mapping"},
+    "mixing_localises": {"stylegan": "stylegan_no_mixing", "stylegan2": "stylegan2_no_mixing"},
+    "demodulation_removes_droplets": dict.fromkeys(
+        ("stylegan2", "stylegan2_no_mixing", "stylegan2_no_path_length"), "stylegan"
+    ),
+    "growing_pins_detail": {"pggan": "pggan_whole", "stylegan": "stylegan_whole"},
+    "path_length_smooths": {"stylegan2": "stylegan2_no_path_length"},
+    "augmentation_leaks": {"stylegan2_ada": "stylegan2"},
+    "class_collapse": {"dcgan": "dcgan_no_classes"},
+}
+"""Claim -> which of the shipped ablations is judged against which; claims that are not here compare nothing."""
+COMPARED = {gan for pairs in JUDGED_AGAINST.values() for pair in pairs.items() for gan in pair}
+COMPARED_WITH_NONE = {"stylegan_no_noise"}
+"""Trained, but no check compares with or without noise inputs."""
+
+
+def test_every_claim_concerns_a_gan_of_the_ablations():
+    configs = ablations()
     for one in CLAIMS:
-        concerned = [gan for gan, config in configs.items() if meets(config, one.concerns)]
-        assert concerned, one.key
-        for check in one.checks:
-            if check.twin is not None:
-                twins = {gan: find_twin(configs, gan, check.twin) for gan in concerned}
-                assert any(twins.values()), (one.key, check.metric, twins)
+        assert any(meets(config, one.concerns) for config in configs.values()), one.key
+
+
+def test_each_ablation_is_judged_against_the_twin_that_it_was_made_for():
+    configs = ablations()
+    assert {one.key: pairs for one in CLAIMS if (pairs := pairs_of(one, configs))} == JUDGED_AGAINST
+    assert set(configs) - COMPARED == COMPARED_WITH_NONE
+
+
+@pytest.mark.parametrize("gone", sorted(COMPARED))
+def test_no_ablation_can_be_taken_out_unseen(gone):
+    left = {gan: config for gan, config in ablations().items() if gan != gone}
+    assert {one.key: pairs for one in CLAIMS if (pairs := pairs_of(one, left))} != JUDGED_AGAINST
 
 
 @pytest.mark.parametrize("same", ["non_saturating", "minimax"])
