@@ -14,7 +14,6 @@ from pipeline.report.criteria import (
     figure_of,
     judged,
     quantity,
-    side_of,
     told_in_line,
     word_of,
 )
@@ -94,7 +93,7 @@ def _answer(lead: Verdict, mine: Sequence[Verdict]) -> str:
     if lead.alone:
         parts = [f"{word_of(lead)}: {'; '.join(remedy)} (alone: {figure})"]
     else:
-        parts = [f"{word_of(lead)}: {figure}, shown if {side_of(lead)}", *remedy]
+        parts = [f"{word_of(lead)}: {told_in_line(lead)}", *remedy]
     also = [told_in_line(one) for one in mine if one.gan == lead.gan and not one.leading and one.verdict == "shown"]
     return f"{lead.gan}: " + "; ".join([*parts, *(f"also shown: {one}" for one in also)])
 

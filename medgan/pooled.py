@@ -1,4 +1,4 @@
-"""What follows from the figures of two or many GANs, each with its 95 % interval; one GAN's are pooled in the pipeline."""
+"""What follows from the figures of two or many GANs, each with its 95 % interval; one GAN is pooled in the pipeline."""
 
 from __future__ import annotations
 

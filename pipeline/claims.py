@@ -1,4 +1,4 @@
-"""Frozen records of the scorecard: claims of the literature, what would show them, and what an experiment says of them."""
+"""Frozen records of the scorecard: claims of the literature, what would show them, and what an experiment says."""
 
 from __future__ import annotations
 

@@ -171,8 +171,8 @@ class GanSummary:
         samples: folder with ``<label>.npy`` (``0.npy``, ...) uint8 [n, H, W] or [n, H, W, 3] and ``walk.npy``
             uint8 [classes, steps, H, W]; None where nothing was drawn.
         scorecard: folder with ``missing.json`` (probe → reason), ``figures.json`` (probe → plain data of a small
-            figure), ``captions.json`` (probe → what its picture shows; may be missing) and ``pictures/<probe>.npy`` uint8
-            [H, W]; None where no probe ran.
+            figure), ``captions.json`` (probe → what its picture shows; may be missing) and
+            ``pictures/<probe>.npy`` uint8 [H, W]; None where no probe ran.
     """
 
     gan: str

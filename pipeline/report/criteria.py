@@ -18,7 +18,7 @@ RULES = ("any rise", "any fall")
 
 
 def figure_of(verdict: Verdict) -> str:
-    """``0.31 (0.22 to 0.41)``; an end that is not bounded is told in words, one beyond what the figure can be is cut."""
+    """``0.31 (0.22 to 0.41)``; an end that is not bounded is told in words, an impossible one cut."""
     least, greatest = _possible(verdict)
     low = None if verdict.low is None else min(max(verdict.low, least), greatest)
     high = None if verdict.high is None else min(max(verdict.high, least), greatest)
@@ -68,22 +68,22 @@ def criterion_of(one: Criterion) -> str:
     """What must hold, as a sentence's second half: ``recall is lower than its twin's``."""
     label, over = metric_of(one.of).label, metric_of(one.over).label if one.over else ""
     if one.relation == "value":
-        return f"{label}: {side_of(one)}"
+        return f"{label} {side_of(one)}"
     if one.relation == "speedup":
         times = "" if one.threshold == 1.0 else f"more than {one.threshold:g} times "
         return f"it reaches the quality that both reach {times}sooner than its twin, in {label}"
     if one.relation == "correlation":
-        return f"rank correlation of {label} with {over} over all GANs: {side_of(one)}"
+        return f"rank correlation of {label} with {over} over all GANs {side_of(one)}"
     if not one.twin and _floor(one):
-        return f"{label}, less that of real halves: {side_of(one)}"
+        return f"{label}, less that of real halves {side_of(one)}"
     if not one.twin:
-        return f"{label} {_sign(one)} {over}: {side_of(one)}"
+        return f"{label} {_sign(one)} {over} {side_of(one)}"
     word = "higher" if one.side == "above" else "lower"
     whose = f"{over} of its twin" if over else "its twin's"
     if one.threshold == (1.0 if one.relation == "ratio" else 0.0):
-        return f"{label}: {word} than {whose}"
+        return f"{label} {word} than {whose}"
     relation = "times" if one.relation == "ratio" else "by"
-    return f"{label}: {word} than {whose} {relation} {one.threshold:g}"
+    return f"{label} {word} than {whose} {relation} {one.threshold:g}"
 
 
 def reason_of(one: Criterion) -> str:
@@ -118,7 +118,7 @@ def word_of(verdict: Verdict) -> str:
 
 def told_in_line(verdict: Verdict) -> str:
     """Figure, name and criterion in a line: ``recall of ... 0.31 (0.22 to 0.41), shown if below 0.5``."""
-    return f"{quantity(verdict)} {figure_of(verdict)}, {side_of(verdict)}"
+    return f"{quantity(verdict)} {figure_of(verdict)}, shown if {side_of(verdict)}"
 
 
 def expected_false(verdicts: Sequence[Verdict]) -> str:

@@ -56,8 +56,8 @@ GAN_STAGES = ("score", "probe")
 def estimate(rows: Sequence[ResultRow]) -> Estimate:
     """Averages rows that differ in their seeds alone.
 
-    The interval of a GAN's figure is that of :func:`pipeline.pooled.pool`, by which the scorecard judges, too; that of a
-    classifier runs from the lowest to the highest seed's end. An end beyond what the metric can be is cut.
+    The interval of a GAN's figure is that of :func:`pipeline.pooled.pool`, by which the scorecard judges; that of
+    a classifier runs from the lowest to the highest seed's end. An end beyond what the metric can be is cut.
     """
     good = [row for row in rows if finite(row.value) is not None]
     values = [float(row.value) for row in good]

@@ -250,6 +250,7 @@ def _text(axes: Axes, x: float, y: float, text: str, transform: Any, align: Any,
 
 
 def calm(axes: Axes) -> None:
+    """Takes what is not data out of sight."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -269,6 +270,7 @@ def _averaged(pairs: Sequence[tuple[float, float]], most: int) -> tuple[NDArray[
 
 
 def thousands(value: float) -> str:
+    """``18 k``, ``1.2 M``."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:g} M"
     return f"{value / 1e3:g} k" if abs(value) >= 1e3 else f"{value:g}".replace("-", MINUS)

@@ -57,7 +57,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Block:
-    """One claim: its words, who made it, what shows it, what is told of the GANs that it concerns, and what all share."""
+    """One claim: its words, who made it, what shows it, what is told of GANs, and the pictures that they share."""
 
     text: str
     source: str
@@ -165,17 +165,17 @@ def _looks(evidence: Evidence, gan: Gan, mine: Sequence[Verdict], key: str) -> t
         if probe == "training":
             looks += [one for twin in twins for one in courses((gan, twin), probe, f"{key}-{twin.name}")]
         elif probe not in COURSES:
-            beside = [look(twin, probe, f"{key}-{probe}-{i}", True) for i, twin in enumerate(twins)]
-            looks += [look(gan, probe, f"{key}-{probe}", bool(beside)), *beside]
+            looks += [look(one, probe, f"{key}-{probe}-{i}") for i, one in enumerate((gan, *twins))]
     return tuple(one for one in looks if one is not None)
 
 
 def _merged(told: Sequence[Told]) -> tuple[Told, ...]:
-    """Equal answers as one, where neither has a picture of its own; reasons may differ in their figures."""
+    """Equal answers as one, with the pictures of all; reasons may differ in their figures."""
     groups: dict[object, Told] = {}
-    for i, one in enumerate(told):
+    for one in told:
         same = (one.word, one.figure, one.what, masked(one.why), one.also)
-        key: object = i if one.looks else same
-        first = groups.get(key)
-        groups[key] = one if first is None else replace(first, gans=(*first.gans, *one.gans))
+        first = groups.get(same)
+        groups[same] = (
+            one if first is None else replace(first, gans=(*first.gans, *one.gans), looks=(*first.looks, *one.looks))
+        )
     return tuple(sorted(groups.values(), key=lambda one: one.kind == "untold"))

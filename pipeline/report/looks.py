@@ -43,19 +43,18 @@ class Look:
     svg: Markup | None = None
 
 
-def look(gan: Gan, probe: str, key: str, named: bool) -> Look | None:
+def look(gan: Gan, probe: str, key: str) -> Look | None:
     """A probe's picture of the first training that has one.
 
     Args:
         gan: whose.
         probe: which.
         key: unique in the page.
-        named: whether the caption says whose it is.
     """
     for training in gan.trainings:
         card = training.scorecard
         told = read_json(card, "captions.json").get(probe) or SHOWS.get(probe, "")
-        caption = f"{gan.name}: {told}" if named else str(told)
+        caption = f"{gan.name}: {told}"
         picture = _picture(card, probe)
         if picture is not None:
             return Look(caption, gan.colour, picture)

@@ -14,7 +14,7 @@ from pipeline.report.probe_words import PROBES
 
 @dataclass(frozen=True)
 class Missing:
-    """A probe that failed: its name, why, and of which GANs (and seeds); ``varied`` where the reason's figures differ."""
+    """A probe that failed: its name, why, of which GANs (and seeds), and whether the reason's figures differ."""
 
     probe: str
     reason: str

@@ -33,7 +33,7 @@ PROBE_METRICS = {
     "resolution.trend": Metric(
         "growth of the spectral gap with resolution (dB)",
         "lower",
-        "The spectral gap beyond that of real halves, at full size less at the smallest; above 0: finer detail is worse.",
+        "The spectral gap beyond that of real halves, at full size less at the smallest; above 0: finer is worse.",
     ),
     "swd": Metric(
         "sliced Wasserstein distance",
@@ -86,7 +86,7 @@ PROBE_METRICS = {
         SHARE,
     ),
     "worst.conditional_recall": Metric(
-        "recall of the weakest class, over real halves'",
+        "recall of the weakest class relative to real halves",
         "higher",
         "The lowest recall of a class, as a share of what its real scans reach among themselves.",
         POSITIVE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,8 @@ def small_figure(data: Mapping[str, Any], colour: str, key: str, alt: str) -> Ma
             continue
         x, y = np.array(good, np.float64).T
         places |= set(x.tolist())
-        style = {"drawstyle": "steps-mid"} if data["steps"] else {}
-        drawn = axes.plot(x, y, linestyle=DASHES[i % 2], label=literal(name), **style)
+        drawn = axes.plot(x, y, drawstyle="steps-mid" if data["steps"] else "default", linestyle=DASHES[i % 2])
+        drawn[0].set(label=literal(name))
         drawn[0].set(color=INK if real else colour, linewidth=1.0 if real else 1.5)
         if len(good) <= FEW:
             drawn[0].set(marker=MARKERS[i % 2], markersize=3.5)
@@ -116,7 +117,7 @@ def _across(axes: Axes, places: Sequence[float]) -> None:
     if not 1 < len(places) <= 4:
         axes.xaxis.set_major_locator(MaxNLocator(2))
         return
-    if places[0] > 0 and all(b == 2 * a for a, b in zip(places, places[1:], strict=False)):
+    if places[0] > 0 and all(b == 2 * a for a, b in pairwise(places)):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(places, [number(place, 0 if place == int(place) else None) for place in places])

@@ -76,7 +76,7 @@ GLOSSARY = (
         "floor, real against real",
         "The same metric between two random halves of the real patients: what a perfect GAN would score at this n. "
         "Mean and range over several such splits; a ratio to it (“× floor”) is given for FID, and in the scorecard "
-        "for recall and coverage (“over real halves'”).",
+        "for recall and coverage (“relative to real halves”).",
     ),
     (
         "D−B, D−C",
@@ -128,9 +128,9 @@ def split_class(metric: str, classes: Sequence[str]) -> tuple[str, str]:
 
 
 BESIDE = {
-    "floor_ratio.": "{}, over real halves'",
+    "floor_ratio.": "{} relative to real halves",
     "floor.": "{}, real against real",
-    "excess.": "{}, beyond real scans'",
+    "excess.": "{} in excess of real scans",
 }
 """What a prefix makes of a metric's name."""
 
