@@ -71,7 +71,7 @@ def criterion_of(one: Criterion) -> str:
         return f"{label} {side_of(one)}"
     if one.relation == "speedup":
         times = "" if one.threshold == 1.0 else f"more than {one.threshold:g} times "
-        return f"it reaches the quality that both reach {times}sooner than its twin, in {label}"
+        return f"reaching the quality that both reach {times}sooner than its twin, in {label}"
     if one.relation == "correlation":
         return f"rank correlation of {label} with {over} over all GANs {side_of(one)}"
     if not one.twin and _floor(one):
@@ -95,8 +95,8 @@ def judged(concern: Concern) -> str:
     """One sentence on what shows a claim."""
     told = [criterion_of(one) + (f" ({reason})" if (reason := reason_of(one)) else "") for one in concern.criteria]
     if len(told) == 1:
-        return f"Shown if {told[0]}."
-    return f"Shown if {'; and '.join(told)}."
+        return f"Shown by {told[0]}."
+    return f"Shown by {', and by '.join(told)}."
 
 
 def concerns_of(concerns: Sequence[Concern], verdicts: Sequence[Verdict]) -> tuple[Concern, ...]:

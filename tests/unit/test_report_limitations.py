@@ -67,7 +67,7 @@ def test_every_verdict_stands_there_with_its_number_and_interval(written):
     fact = replace(verdicts()[0], value=245.0, low=245.0, high=245.0)
     assert figure_of(fact) == "245 (no interval)"
     assert "train it with stddev_group: 0" in text
-    assert "Shown if copies in excess of real scans above 0.01 (fixed before anything was measured)." in text
+    assert "Shown by copies in excess of real scans above 0.01 (fixed before anything was measured)." in text
 
 
 def test_ends_beyond_what_a_figure_can_be_are_cut():
