@@ -20,7 +20,7 @@ from flows.contrasts import contrast_name, evidence_rows
 from flows.devices import describe
 from flows.registration import register, registered
 from flows.synthesize import write_pictures
-from flows.verdicts import experiment_verdicts, log_verdicts, probe_rows
+from flows.verdicts import experiment_concerns, experiment_verdicts, log_verdicts, probe_rows
 from pipeline.dataset import ScanDataset
 from pipeline.records import GanSummary, ReportInput, ResultRow, read_rows
 from pipeline.report import write_report
@@ -78,10 +78,12 @@ def gan_summary(outcome: Outcome) -> GanSummary:
     if outcome.generator is not None:
         artifact = Artifact.open(outcome.generator)
         curves = json.loads((artifact.path / "curves.json").read_text(encoding="utf-8"))
+        record = artifact.manifest["record"]
         summary = replace(
             summary,
             images_seen=int(artifact.meta["images_seen"]),
-            seconds=float(artifact.manifest["record"]["seconds"]),
+            seconds=float(record["seconds"]),
+            timeline=tuple((float(x), float(y)) for x, y in record.get("timeline", ())),
             parameters=artifact.meta["parameters"],
             curves={name: [(float(x), float(y)) for x, y in points] for name, points in curves.items()},
         )
@@ -202,6 +204,7 @@ def write_experiment_report(
                 **versions(),
             },
             verdicts=tuple(verdicts),
+            concerns=tuple(experiment_concerns(config)),
         ),
         folder,
     )

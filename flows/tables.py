@@ -7,8 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.records import Verdict
-from pipeline.report.limitations import expected_false, figure_of
+from pipeline.claims import Concern, Criterion, Verdict
+from pipeline.report.criteria import (
+    concerns_of,
+    expected_false,
+    figure_of,
+    judged,
+    quantity,
+    told_in_line,
+    word_of,
+)
+from pipeline.report.words import in_words
 
 FIDELITY = ("kid.domain", "fid.domain", "precision", "recall", "density", "coverage")
 CLASSIFIER = ("auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "brier", "ece")
@@ -26,11 +35,8 @@ def report_tables(report: Mapping[str, Any]) -> str:
     if len(score):
         table = score.pivot_table(index=["gan", "gan_seed"], columns="metric", values="value")
         parts.append("Fidelity to the real training images\n" + _text(table.reindex(columns=list(FIDELITY))))
-    if data := report.get("limitations"):
-        parts.append(
-            "Limitations: claims of the literature, each by its leading figure and its 95 % interval\n"
-            + _scorecard([Verdict(**one) for one in data])
-        )
+    if report.get("limitations") or report.get("unmeasured"):
+        parts.append("Limitations: claims of the literature, each with its 95 % interval\n" + _scorecard(report))
     arms = rows[(rows["stage"] == "classify") & rows["metric"].isin(CLASSIFIER)].fillna({"ratio": 0, "fraction": 1})
     if len(arms):
         index = ["classifier", "fraction", "arm", "gan", "ratio", "variant"]
@@ -61,20 +67,35 @@ def report_tables(report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) or "no rows"
 
 
-def _scorecard(verdicts: Sequence[Verdict]) -> str:
-    """Claim by claim, one line a GAN."""
+def _scorecard(report: Mapping[str, Any]) -> str:
+    """Claim by claim: what shows it, then a line a GAN, those of which nothing can be told last."""
+    verdicts = [Verdict(**one) for one in report.get("limitations", ())]
+    given = [
+        Concern(**{**one, "criteria": tuple(Criterion(**each) for each in one["criteria"])})
+        for one in report.get("concerns", ())  # none in a report of an earlier version
+    ]
     lines: list[str] = []
-    told = ""
-    for one in verdicts:
-        if not one.leading:
-            continue
-        if one.claim != told:
-            lines.append(f"{one.text} (shown if {one.check} is {one.side} {one.threshold:g})")
-            told = one.claim
-        against = f" against {one.against}" if one.against else ""
-        remedy = f"; {one.remedy}" if one.remedy else ""
-        lines.append(f"    {one.gan}{against}: {one.verdict}, {one.metric} {figure_of(one)}{remedy}")
+    for concern in concerns_of(given, verdicts):
+        lines.append(f"{concern.text}\n  {judged(concern)}")
+        mine = [one for one in verdicts if one.claim == concern.claim]
+        lines += [f"    {_answer(one, mine)}" for one in mine if one.leading]
+        untold = [one for one in report.get("unmeasured", ()) if one["claim"] == concern.claim]
+        for reason in dict.fromkeys(one["reason"] for one in untold):
+            names = ", ".join(one["gan"] for one in untold if one["reason"] == reason)
+            lines.append(f"    {names}: not measured: {reason}")
     return "\n".join([*lines, *filter(None, [expected_false(verdicts)])])
+
+
+def _answer(lead: Verdict, mine: Sequence[Verdict]) -> str:
+    """A GAN's verdict with its own figure and threshold, and further checks that are shown."""
+    figure = f"{quantity(lead)} {figure_of(lead)}"
+    remedy = [in_words(lead.remedy)] if lead.remedy else []
+    if lead.alone:
+        parts = [f"{word_of(lead)}: {'; '.join(remedy)} (alone: {figure})"]
+    else:
+        parts = [f"{word_of(lead)}: {told_in_line(lead)}", *remedy]
+    also = [told_in_line(one) for one in mine if one.gan == lead.gan and not one.leading and one.verdict == "shown"]
+    return f"{lead.gan}: " + "; ".join([*parts, *(f"also shown: {one}" for one in also)])
 
 
 def ingest_tables(meta: Mapping[str, Any]) -> str:

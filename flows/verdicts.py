@@ -13,8 +13,8 @@ from flows.tracking import metric_name
 from medgan.limitations import CLAIMS
 from medgan.metrics.divergence import Course, divergence
 from medgan.metrics.speedup import Curves
-from medgan.verdicts import Measurements, judge
-from pipeline.records import ResultRow, Verdict, read_rows
+from medgan.verdicts import Measurements, concerns, judge
+from pipeline.records import Concern, ResultRow, Verdict, read_rows
 from pipeline.store import Artifact
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ def experiment_verdicts(
     return judge(CLAIMS, Measurements({gan.name: asdict(gan) for gan in config.gans}, used, curves))
 
 
+def experiment_concerns(config: ExperimentConfig) -> list[Concern]:
+    """The claims that concern a GAN of the experiment."""
+    return concerns(CLAIMS, {gan.name: asdict(gan) for gan in config.gans}) if config.scorecard.enabled else []
+
+
 def log_verdicts(
     context: Context, rows: Sequence[ResultRow], outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]
 ) -> None:
@@ -80,7 +85,7 @@ def log_verdicts(
     for told in verdicts:
         if told.leading:
             name = metric_name(f"limitation.{told.claim}.{told.gan}")  # a tag takes no more than a metric does
-            ends = {"": told.value, ".low": told.low, ".high": told.high} if told.metric == told.check else {}
+            ends = {"": told.value, ".low": told.low, ".high": told.high} if not told.alone else {}
             values |= {f"{name}{end}": value for end, value in ends.items() if value is not None}
             context.parent.set_tag(name, told.verdict)
     context.parent.log(values, 0)

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from medgan.metrics.speedup import Curves, times_sooner
 from medgan.pooled import Figure, compare, pool, spearman, student_t
-from pipeline.records import ResultRow, Verdict
+from pipeline.claims import Concern, Criterion, Verdict
+from pipeline.records import ResultRow
 
 SHOWN, NOT_SHOWN, CANNOT_TELL = "shown", "not shown", "cannot tell at this n"
 
@@ -189,6 +190,31 @@ def judge(claims: Sequence[Claim], measured: Measurements) -> list[Verdict]:
     return verdicts
 
 
+def concerns(claims: Sequence[Claim], configs: Mapping[str, Mapping[str, Any]]) -> list[Concern]:
+    """Which claims are about which GANs, measured or not, and what would show them.
+
+    Args:
+        claims: the table.
+        configs: GAN → its configuration as plain nested data.
+
+    Returns:
+        In the order of claims; none of a claim that concerns no GAN.
+    """
+    found = []
+    for claim in claims:
+        gans = tuple(gan for gan, config in configs.items() if meets(config, claim.concerns))
+        criteria = tuple(
+            Criterion(
+                *(one.probe, one.metric, one.relation, one.over),
+                *(one.twin is not None, one.side, one.threshold, one.reason),
+            )
+            for one in claim.checks[: claim.leads]
+        )
+        if gans:
+            found.append(Concern(claim.key, claim.text, claim.source, gans, criteria))
+    return found
+
+
 def _deciding(claim: Claim, found: Mapping[int, Sequence[_Told]], gan: str) -> tuple[int, _Told] | None:
     """Position and answer of the leading check that decides for a GAN; None where none of them was measured.
 
@@ -298,7 +324,7 @@ def _pair(check: Check, measured: Measurements, gan: str) -> _Told | None:
         if mine is None:
             return None
         remedy = f"{twin} was not measured" if twin else f"nothing to compare with; {check.twin.train}"
-        return _Told(gan, mine, CANNOT_TELL, twin, f"{remedy} ({check.metric} of {gan} alone is shown)", check.metric)
+        return _Told(gan, mine, CANNOT_TELL, twin, remedy, check.metric)
     if figure.seeds < MIN_SEEDS:
         remedy = f"one training may be luck; train {MIN_SEEDS} seeds of each (there: {figure.seeds})"
         return _Told(gan, figure, CANNOT_TELL, twin, remedy)
@@ -335,19 +361,13 @@ def _verdict(claim: Claim, check: Check, leading: bool, told: _Told) -> Verdict:
         high=figure.high if math.isfinite(figure.high) else None,
         side=check.side,
         threshold=check.threshold,
-        reason=_reason(claim, check),
+        reason=check.reason,
         seeds=figure.seeds,
         n_real=figure.n_real,
         n_synthetic=figure.n_synthetic,
         remedy=told.remedy,
         note=figure.note,
+        of=check.metric,
+        relation=check.relation,
+        over=check.over,
     )
-
-
-def _reason(claim: Claim, check: Check) -> str:
-    """Why the threshold stands there, and what else must hold where several checks lead."""
-    leads = claim.checks[: claim.leads]
-    others = [f"{one.label} {one.side} {one.threshold:g}" for one in leads if one is not check]
-    if check not in leads or not others:
-        return check.reason
-    return f"{check.reason}; all must hold: this, and {', and '.join(others)}"

@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pipeline.claims import Concern as Concern
+from pipeline.claims import Verdict as Verdict
+
 SPLITS = ("train", "validation", "test")
 
 LEVEL = 0.05
@@ -152,57 +155,6 @@ def read_rows(path: Path) -> list[ResultRow]:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What an experiment says of one claim of the literature about one GAN (a row of the scorecard).
-
-    Attributes:
-        claim: key of the claim, e.g. "droplets".
-        text: the claim as the literature has it.
-        source: who claimed it.
-        check: what the claim is judged by, e.g. ``recall / floor.recall`` or ``difference in recall``.
-        metric: what the figure is: the same, or the metric alone where there is nothing to set it against.
-        probe: who measured it; names the picture.
-        leading: whether the claim's verdict is this row's; the other rows of a claim stand beside it.
-        gan: preset name.
-        against: the GAN it is compared with; "" where none is.
-        verdict: "shown", "not shown" or "cannot tell at this n".
-        value: the figure.
-        low: lower end of its 95 % interval; None where the end is not bounded or the figure has none.
-        high: upper end.
-        side: "above" or "below": where the figure lies if the claim holds.
-        threshold: where that side begins.
-        reason: why there.
-        seeds: trainings behind the figure.
-        n_real: real images behind it.
-        n_synthetic: synthetic images of each training behind it.
-        remedy: what would have to be trained before anything can be told; "" where that is not what is missing.
-        note: what the probe says of its figure.
-    """
-
-    claim: str
-    text: str
-    source: str
-    check: str
-    metric: str
-    probe: str
-    leading: bool
-    gan: str
-    against: str
-    verdict: str
-    value: float
-    low: float | None
-    high: float | None
-    side: str
-    threshold: float
-    reason: str
-    seeds: int
-    n_real: int | None = None
-    n_synthetic: int | None = None
-    remedy: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class GanSummary:
     """What the report shows of one training.
 
@@ -215,10 +167,12 @@ class GanSummary:
         seconds: wall time of the training.
         parameters: {"generator": n, "discriminator": n}.
         curves: metric name → list of (images seen, value).
+        timeline: (images seen, seconds since the training began), where it was noted.
         samples: folder with ``<label>.npy`` (``0.npy``, ...) uint8 [n, H, W] or [n, H, W, 3] and ``walk.npy``
             uint8 [classes, steps, H, W]; None where nothing was drawn.
         scorecard: folder with ``missing.json`` (probe → reason), ``figures.json`` (probe → plain data of a small
-            figure) and ``pictures/<probe>.npy`` uint8 [H, W]; None where no probe ran.
+            figure), ``captions.json`` (probe → what its picture shows; may be missing) and
+            ``pictures/<probe>.npy`` uint8 [H, W]; None where no probe ran.
     """
 
     gan: str
@@ -231,6 +185,7 @@ class GanSummary:
     curves: Mapping[str, list[tuple[float, float]]] = field(default_factory=dict)
     samples: Path | None = None
     scorecard: Path | None = None
+    timeline: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -249,6 +204,7 @@ class ReportInput:
         links: name → text that tells where things are (MLflow command, artifact folders).
         provenance: versions, device, wall time and so on, name → text.
         verdicts: the scorecard, in the order of the claims.
+        concerns: every claim that concerns a GAN of the run, in the same order.
     """
 
     title: str
@@ -262,3 +218,4 @@ class ReportInput:
     links: Mapping[str, str]
     provenance: Mapping[str, str]
     verdicts: tuple[Verdict, ...] = ()
+    concerns: tuple[Concern, ...] = ()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pipeline.report.contrasts import CANNOT_TELL, HARMED, HELPED, Comparison
 from pipeline.report.estimates import Estimate, Evidence, Gan
-from pipeline.report.limitations import shown_limitations
 from pipeline.report.numbers import decimals, finite, interval, many, number, probability
+from pipeline.report.overview import shown_limitations
 from pipeline.report.sentences import plain_words
 from pipeline.report.words import metric_of, metric_order
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.records import MedaugError, ReportInput
@@ -25,15 +25,17 @@ from pipeline.report.detail_tables import confusion_table, subgroup_table, varia
 from pipeline.report.estimates import FLOOR, RATIO, Estimate, Evidence
 from pipeline.report.gains import forest_panels, fraction_panels, reliability_panels, worth_panels
 from pipeline.report.images import sources
-from pipeline.report.limitations import scorecard
+from pipeline.report.limitations import scorecard, unmeasured
 from pipeline.report.numbers import MINUS, MISSING, plain
 from pipeline.report.sentences import sentence
 from pipeline.report.tables import class_tables, fidelity_bases, gan_table
-from pipeline.report.words import ARMS, GLOSSARY, metric_of, metric_order, split_class
+from pipeline.report.words import ARMS, GLOSSARY, family_of, metric_of, metric_order, split_class
 
 SCHEMA = 1
 HTML = "report.html"
 JSON = "report.json"
+TEMPLATES = ("report.html.jinja", "limitations.html.jinja", "macros.html.jinja")
+STYLES = ("style.css", "limitations.css")
 
 
 def write_report(data: ReportInput, folder: Path) -> None:
@@ -74,11 +76,16 @@ def render_html(data: ReportInput) -> str:
     evidence = Evidence(data)
     found = comparisons(data.rows, evidence.endpoint)
     here = resources.files("pipeline.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=DictLoader({name: (here / name).read_text(encoding="utf-8") for name in TEMPLATES}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["unbroken"] = unbroken
-    template = environment.from_string((here / "report.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
-        style=Markup((here / "style.css").read_text(encoding="utf-8")),
+    return environment.get_template(TEMPLATES[0]).render(
+        style=Markup("".join((here / name).read_text(encoding="utf-8") for name in STYLES)),
         data=data,
         evidence=evidence,
         endpoint=metric_of(evidence.endpoint).label,
@@ -126,11 +133,13 @@ def warnings_of(data: ReportInput) -> tuple[str, ...]:
 
 
 def _glossary(evidence: Evidence) -> tuple[tuple[str, str], ...]:
+    """Every metric of the run once: parts, floors and classes of one are explained with it."""
     bases = {
         split_class(row.metric.removeprefix(FLOOR).removeprefix(RATIO), evidence.classes)[0]
         for row in evidence.data.rows
     }
-    known = [metric_of(base) for base in sorted(bases, key=metric_order)]
+    families = {base if family_of(base) in ("fid", "kid") else family_of(base) for base in bases}
+    known = [metric_of(base) for base in sorted(filter(None, families), key=metric_order)]
     return (*((one.label, one.meaning) for one in known if one.meaning), *GLOSSARY)
 
 
@@ -153,6 +162,8 @@ def report_facts(data: ReportInput) -> dict[str, Any]:
         "verdicts": [_comparison(one) for one in found],
         "contrasts": [_contrast(one) for comparison in found for one in comparison.contrasts],
         "limitations": [asdict(one) for one in data.verdicts],
+        "concerns": [asdict(one) for one in data.concerns],
+        "unmeasured": unmeasured(evidence),
         "rows": [asdict(row) for row in data.rows],
         "dataset": {key: value for key, value in data.dataset.items() if "hash" not in str(key)},
         "config": data.config,
@@ -193,7 +204,7 @@ def _gan(evidence: Evidence, name: str) -> dict[str, Any]:
             if base.startswith("fid."):
                 metrics[metric]["ratio_to_floor"] = evidence.ratio(name, base, of_class)
     trainings = [
-        {key: value for key, value in asdict(one).items() if key not in ("gan", "curves", "samples")}
+        {key: value for key, value in asdict(one).items() if key not in ("gan", "curves", "samples", "timeline")}
         for one in gan.trainings
     ]
     return {"gan": name, "status": gan.status, "trainings": trainings, "metrics": metrics}

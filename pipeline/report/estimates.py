@@ -1,4 +1,4 @@
-"""Rows to estimates: the mean over seeds, its spread, and an interval that covers every seed's."""
+"""Rows to estimates: the mean over seeds, its spread, and an interval."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.pooled import pool
 from pipeline.records import GanSummary, ReportInput, ResultRow
 from pipeline.report.numbers import finite
 from pipeline.report.words import metric_of, split_class
@@ -30,8 +31,8 @@ class Estimate:
         spread: standard deviation over seeds; None with fewer than two.
         seeds: finite values behind the mean.
         broken: values that were NaN or infinite.
-        low: the lowest lower end of the seeds' 95 % intervals; None where a seed has none.
-        high: the highest upper end.
+        low: lower end of its 95 % interval; None where a seed has none.
+        high: upper end.
         n: cases behind a value, where all rows agree.
         n_real: real images, where all rows agree.
         n_synthetic: synthetic images, where all rows agree.
@@ -48,24 +49,42 @@ class Estimate:
     n_synthetic: int | None
 
 
+GAN_STAGES = ("score", "probe")
+"""Rows of these are figures of one GAN training each; those of classifiers have intervals over patients alone."""
+
+
 def estimate(rows: Sequence[ResultRow]) -> Estimate:
-    """Averages rows that differ in their seeds alone."""
+    """Averages rows that differ in their seeds alone.
+
+    The interval of a GAN's figure is that of :func:`pipeline.pooled.pool`, by which the scorecard judges; that of
+    a classifier runs from the lowest to the highest seed's end. An end beyond what the metric can be is cut.
+    """
     good = [row for row in rows if finite(row.value) is not None]
     values = [float(row.value) for row in good]
-    lows = [low for row in good if (low := finite(row.low)) is not None]
-    highs = [high for row in good if (high := finite(row.high)) is not None]
-    whole = bool(good) and len(lows) == len(highs) == len(good)
+    low, high = _interval(good)
+    ends = metric_of(rows[0].metric).ends
     return Estimate(
         value=statistics.fmean(values) if values else None,
         spread=statistics.stdev(values) if len(values) > 1 else None,
         seeds=len(values),
         broken=len(rows) - len(good),
-        low=min(lows) if whole else None,
-        high=max(highs) if whole else None,
+        low=None if low is None else max(low, ends[0]),
+        high=None if high is None else min(high, ends[1]),
         n=_common(row.n for row in rows),
         n_real=_common(row.n_real for row in rows),
         n_synthetic=_common(row.n_synthetic for row in rows),
     )
+
+
+def _interval(rows: Sequence[ResultRow]) -> tuple[float | None, float | None]:
+    lows = [low for row in rows if (low := finite(row.low)) is not None]
+    highs = [high for row in rows if (high := finite(row.high)) is not None]
+    if not rows or not len(lows) == len(highs) == len(rows):
+        return None, None
+    if rows[0].stage not in GAN_STAGES:
+        return min(lows), max(highs)
+    figure = pool(rows)
+    return figure.low, figure.high
 
 
 def _common(values: Iterable[int | None]) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
@@ -111,7 +111,7 @@ def curve_figure(curves: Sequence[Curve], key: str, alt: str, wide: bool = False
             axes.plot(*_averaged(good, FINE), color=colour, linewidth=0.7, alpha=0.35)
         x, y = _averaged(good, COARSE)
         marker = None if curve.marker is None or len(good) > COARSE else MARKERS[curve.marker % len(MARKERS)]
-        label = _literal(curve.name) if curve.name else "_"
+        label = literal(curve.name) if curve.name else "_"
         axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.6, marker=marker, markersize=4, label=label)
     typical = max(float(np.median(values)), 1e-6) if values else 1.0
     if values and max(values) > 50 * typical:
@@ -121,50 +121,16 @@ def curve_figure(curves: Sequence[Curve], key: str, alt: str, wide: bool = False
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _thousands(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: thousands(x)))
     # Inside the axes the words would meet a line, above them the legend.
     axes.set_xlabel("images seen" if axes.get_yscale() == "linear" else "images seen (y: log scale)")
     axes.grid(axis="y", color=GRID, linewidth=0.6)
-    _calm(axes)
+    calm(axes)
     if values and any(curve.name for curve in curves):
         style = {"frameon": False, "fontsize": SIZE, "labelcolor": INK, "handlelength": 1.8}
         corner = (0.03, 1 - 0.32 / height)
         figure.legend(loc=corner, ncols=6 if wide else 2, borderpad=0, borderaxespad=0, columnspacing=1.2, **style)
-    return _svg(figure, key, alt)
-
-
-def small_figure(data: Mapping[str, Any], colour: str, key: str, alt: str) -> Markup:
-    """A figure of thumbnail size: what a probe of the scorecard saw.
-
-    Args:
-        data: ``lines`` (name → list of [x, y]; "real" is drawn in the text's colour), ``x`` and ``y`` (axes' names),
-            ``log`` (whether y is logarithmic) and ``steps`` (whether the lines are histograms).
-        colour: the GAN's.
-        key: unique in the page; its ids begin with it.
-        alt: what a reader who cannot see it should know.
-    """
-    width, height = 2.1, 1.5
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0.36 / width, 0.42 / height, 1 - 0.44 / width, 1 - 0.66 / height))
-    for i, (name, points) in enumerate(data["lines"].items()):
-        real = name == "real"
-        good = [(x, y) for x, y in points if finite(x) is not None and finite(y) is not None]
-        if good:
-            x, y = np.array(good, np.float64).T
-            drawn = axes.plot(x, y, drawstyle="steps-mid" if data["steps"] else "default", linestyle=DASHES[i % 2])
-            drawn[0].set(color=INK if real else colour, linewidth=1.0 if real else 1.5, label=_literal(name))
-    if data["log"]:
-        axes.set_yscale("log")
-        axes.set_yticks([])
-    else:
-        axes.yaxis.set_major_locator(MaxNLocator(2))
-    axes.xaxis.set_major_locator(MaxNLocator(2))
-    axes.set_xlabel(data["x"])
-    axes.set_ylabel(data["y"], color=INK, fontsize=SIZE)
-    _calm(axes)
-    style = {"frameon": False, "fontsize": SIZE, "labelcolor": INK, "handlelength": 1.2}
-    figure.legend(loc=(0.1, 1 - 0.2 / height), ncols=3, borderpad=0, borderaxespad=0, columnspacing=0.8, **style)
-    return _svg(figure, key, alt)
+    return as_svg(figure, key, alt)
 
 
 def forest_figure(intervals: Sequence[Interval], reach: float, endpoint: str, key: str, alt: str) -> Markup:
@@ -211,7 +177,7 @@ def forest_figure(intervals: Sequence[Interval], reach: float, endpoint: str, ke
     axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
     places = decimals(reach, digits=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(x, places, sign=True)))
-    _calm(axes)
+    calm(axes)
     axes.spines["left"].set_visible(False)
     sides = ("the control", "synthetic scans")
     left, right = sides[::-1] if metric_of(endpoint).better == "lower" else sides
@@ -219,7 +185,7 @@ def forest_figure(intervals: Sequence[Interval], reach: float, endpoint: str, ke
     _text(axes, 0, below, f"← favours {left}", axes.transAxes, "left")
     _text(axes, 1, below, f"favours {right} →", axes.transAxes, "right")
     _text(axes, 0.5, below * 1.55, f"difference in {metric_of(endpoint).label}", axes.transAxes, "center")
-    return _svg(figure, key, alt)
+    return as_svg(figure, key, alt)
 
 
 def dots_figure(
@@ -258,7 +224,7 @@ def dots_figure(
                 axes.plot([x, x], [low, high], color=colour, linewidth=1.4, solid_capstyle="butt")
         x_values, y_values = [one.points[place][0] + aside for place in good], [one.points[place][1] for place in good]
         (drawn,) = axes.plot(x_values, y_values, color=colour, marker=marker, markersize=5, linewidth=1.2)
-        drawn.set(linestyle="-" if one.joined else "none", label=_literal(one.name))
+        drawn.set(linestyle="-" if one.joined else "none", label=literal(one.name))
     if line == "diagonal":
         low, high = axes.get_xlim()
         axes.plot([low, high], [low, high], color=GRID, linewidth=1.2, zorder=0)
@@ -272,10 +238,10 @@ def dots_figure(
     axes.set_xlabel(across)
     axes.set_ylabel(up, color=INK, fontsize=SIZE)
     axes.grid(axis="y", color=GRID, linewidth=0.6)
-    _calm(axes)
+    calm(axes)
     style = {"frameon": False, "fontsize": SIZE, "labelcolor": INK, "handlelength": 1.8}
     figure.legend(loc=(0.03, 1 - 0.3 / height), ncols=5, borderpad=0, borderaxespad=0, columnspacing=1.2, **style)
-    return _svg(figure, key, alt)
+    return as_svg(figure, key, alt)
 
 
 def _text(axes: Axes, x: float, y: float, text: str, transform: Any, align: Any, weight: str = "normal") -> None:
@@ -283,7 +249,8 @@ def _text(axes: Axes, x: float, y: float, text: str, transform: Any, align: Any,
     axes.text(x, y, text, style, transform=transform, ha=align, va="center_baseline")
 
 
-def _calm(axes: Axes) -> None:
+def calm(axes: Axes) -> None:
+    """Takes what is not data out of sight."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -302,19 +269,20 @@ def _averaged(pairs: Sequence[tuple[float, float]], most: int) -> tuple[NDArray[
     return points[:, 0], points[:, 1]
 
 
-def _thousands(value: float) -> str:
+def thousands(value: float) -> str:
+    """``18 k``, ``1.2 M``."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:g} M"
     return f"{value / 1e3:g} k" if abs(value) >= 1e3 else f"{value:g}".replace("-", MINUS)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Text that matplotlib does not take for mathematics, and a legend not for a hidden entry."""
     text = text.replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text
 
 
-def _svg(figure: Figure, key: str, alt: str) -> Markup:
+def as_svg(figure: Figure, key: str, alt: str) -> Markup:
     """The figure as one ``<svg>``: the page's font and colours, ids of its own, nothing that points elsewhere."""
     stream = io.StringIO()
     with _settings, matplotlib.rc_context({"svg.fonttype": "none"}):

@@ -1,86 +1,70 @@
-"""The scorecard as plain data for the template: claims against GANs, every check, every figure, and what is missing."""
+"""The scorecard as plain data for the template: what is shown of each GAN, then claim by claim."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from markupsafe import Markup
+from pipeline.claims import Concern, Verdict
+from pipeline.report.criteria import (
+    KINDS,
+    NO_COMPARISON,
+    concerns_of,
+    expected_false,
+    figure_of,
+    judged,
+    quantity,
+    side_of,
+    told_in_line,
+    word_of,
+)
+from pipeline.report.estimates import Evidence, Gan
+from pipeline.report.looks import COURSES, Look, courses, look
+from pipeline.report.missing import Missing, masked, missing_of, why_untold
+from pipeline.report.overview import Overview, overview_of, shared_remedy
+from pipeline.report.probe_tables import check_table, figure_table
+from pipeline.report.probe_words import BENEFITS
+from pipeline.report.tables import Table
+from pipeline.report.words import in_words
 
-from pipeline.records import ResultRow, Verdict
-from pipeline.report.estimates import Evidence, Gan, estimate
-from pipeline.report.figures import small_figure
-from pipeline.report.images import Picture, sheet
-from pipeline.report.numbers import MINUS, MISSING, decimals, interval, number
-from pipeline.report.tables import Cell, Group, Line, Table
-
-STAGE = "probe"
-LARGEST = 320
-"""Pixels of a picture's longer side, at most: it stands in a table."""
-
-COLUMNS = 5
-"""GANs beside each other, at most."""
-
-SHOWS = {
-    "spectrum": "power over spatial frequency",
-    "resolution": "spectral gap by resolution: real halves, synthetic",
-    "ms_ssim": "most alike class: real above, synthetic below",
-    "ndb": "bins that lack scans: real above, synthetic below",
-    "duplicates": "most alike synthetic scans, each above its nearest",
-    "conditional": "a class's scans: real above, synthetic below",
-    "leak": "most transformed-looking synthetic scans",
-    "copies": "synthetic scans above the nearest training scans",
-    "path_length": "path lengths of single pairs",
-    "edits": "one scan moved along each attribute, −2 to 2 SD",
-    "noise": "where noise changes the scan",
-    "mixing": "coarse from the left, fine from the top",
-    "truncation": "precision and recall over ψ",
-    "droplets": "norm of the feature map with the highest peak",
-    "pinning": "a line of pixels along a latent walk: detail that stays is pinned",
-}
-"""What a probe's picture shows."""
-
-KINDS = {"shown": "shown", "not shown": "not-shown"}
-"""Style of a verdict; the others cannot tell."""
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
 class Told:
-    """One claim about one GAN.
+    """One answer to a claim, of one GAN or of several that have the same.
 
     Attributes:
-        verdict: in words; "" where the claim does not concern the GAN.
+        gans: whose, each with what is its own ("" for nothing).
+        word: the verdict's, ``no comparison`` or ``not measured``.
         kind: style.
-        figure: the number with its interval.
-        against: what it is compared with, and why nothing can be told.
-        why: the reason where nothing was measured.
-        picture: what a reader can see.
-        svg: a small figure instead.
-        shows: what either shows.
+        figure: the number with its interval; "" where nothing was compared.
+        what: what the number is, and where it must lie for the claim.
+        why: why nothing more can be told.
+        also: further checks that are shown.
+        looks: pictures of the probes behind it, the twin's beside the GAN's.
     """
 
-    verdict: str = ""
-    kind: str = ""
+    gans: tuple[tuple[Gan, str], ...]
+    word: str
+    kind: str
     figure: str = ""
-    against: str = ""
+    what: str = ""
     why: str = ""
-    picture: Picture | None = None
-    svg: Markup | None = None
-    shows: str = ""
+    also: tuple[str, ...] = ()
+    looks: tuple[Look, ...] = ()
 
 
 @dataclass(frozen=True)
-class ClaimLine:
-    """One claim: its words, what it is judged by, and what is told of each GAN."""
+class Block:
+    """One claim: its words, who made it, what shows it, what is told of GANs, and the pictures that they share."""
 
     text: str
     source: str
     judged: str
+    benefit: bool
     told: tuple[Told, ...]
+    looks: tuple[Look, ...]
 
 
 @dataclass(frozen=True)
@@ -88,174 +72,110 @@ class Scorecard:
     """The section's content.
 
     Attributes:
-        gans: the columns.
-        lines: one a claim that concerns a GAN of the run.
+        overview: for each GAN what is shown, in lines.
+        blocks: one a claim that concerns a GAN of the run.
         checks: every check of every claim.
         figures: every figure of every probe.
-        missing: (GAN, probe, reason) of what could not be measured.
+        missing: what could not be measured, by probe and reason.
         chance: how many of the verdicts chance alone may have made.
+        remedy: what holds for every verdict; "" for nothing.
     """
 
-    gans: tuple[Gan, ...]
-    lines: tuple[ClaimLine, ...]
+    overview: tuple[Overview, ...]
+    blocks: tuple[Block, ...]
     checks: Table
     figures: Table
-    missing: tuple[tuple[str, str, str], ...]
+    missing: tuple[Missing, ...]
     chance: str
+    remedy: str
 
     @property
-    def wide(self) -> bool:
-        """Whether a column for each GAN is more than a page holds: then each claim lists the GANs that it concerns."""
-        return len(self.gans) > COLUMNS
+    def parts(self) -> tuple[tuple[str, tuple[Block, ...]], ...]:
+        """Limitations first, then what is said in a GAN's favour."""
+        found = (("Limitations", False), ("Promised benefits", True))
+        parts = ((name, tuple(one for one in self.blocks if one.benefit == good)) for name, good in found)
+        return tuple((name, blocks) for name, blocks in parts if blocks)
 
 
 def scorecard(evidence: Evidence) -> Scorecard | None:
     """The section; None where the run has no scorecard."""
-    verdicts = evidence.data.verdicts
-    missing = tuple(
-        (f"{gan.name} (seed {one.seed})" if len(gan.trainings) > 1 else gan.name, probe, str(reason))
-        for gan in evidence.gans
-        for one in gan.trainings
-        for probe, reason in _read_json(one.scorecard, "missing.json").items()
-    )
+    verdicts, missing = evidence.data.verdicts, missing_of(evidence.gans)
     if not verdicts and not missing:
         return None
-    lines = tuple(_claim(evidence, key, verdicts, i) for i, key in enumerate(dict.fromkeys(v.claim for v in verdicts)))
-    return Scorecard(evidence.gans, lines, _checks(verdicts), _figures(evidence), missing, expected_false(verdicts))
-
-
-def shown_limitations(evidence: Evidence, gan: str) -> str:
-    """``shown: "a GAN merely memorises" (copies 0.2, 0.1 to 0.3)``: the leading checks that were shown; "" for none."""
-    found = [v for v in evidence.data.verdicts if v.gan == gan and v.leading and v.verdict == "shown"]
-    return "; ".join(f"shown: “{v.text}” ({v.metric} {figure_of(v)}{', ' * bool(v.remedy)}{v.remedy})" for v in found)
-
-
-def expected_false(verdicts: Sequence[Verdict]) -> str:
-    """How many leading verdicts there are, and how many of them chance alone may have made; "" for none."""
-    leading = [v for v in verdicts if v.leading]
-    if not leading:
-        return ""
-    told = sum(v.verdict in KINDS for v in leading)
-    return (
-        f"{len(leading)} leading verdicts, {told} of them shown or not shown. Each rests on a 95 % interval of its "
-        "own, without correction for their number: were every figure at its threshold, "
-        f"{0.025 * len(leading):.1f} would be “shown” by chance and as many “not shown”."
+    found = concerns_of(evidence.data.concerns, verdicts)
+    remedy = shared_remedy(verdicts)
+    blocks = tuple(_block(evidence, one, verdicts, f"claim{i}", remedy) for i, one in enumerate(found))
+    return Scorecard(
+        overview_of(evidence.gans, found, verdicts),
+        blocks,
+        check_table(found, verdicts),
+        figure_table(evidence),
+        missing,
+        expected_false(verdicts),
+        remedy,
     )
 
 
-def figure_of(verdict: Verdict) -> str:
-    """``0.31 (0.22 to 0.41)``; an end that is not bounded is told in words."""
-    places = decimals(verdict.value, verdict.low, verdict.high)
-    low, high = verdict.low, verdict.high
-    if low == high:  # both unbounded, or a plain fact
-        ends = "no interval"
-    elif low is None or high is None:
-        ends = f"{number(low, places)} or more" if high is None else f"{number(high, places)} or less"
-    else:
-        ends = interval(low, high, places)
-    return f"{number(verdict.value, places)} ({ends})"
+def unmeasured(evidence: Evidence) -> list[Mapping[str, str]]:
+    """The claims of which nothing can be told for want of a figure: ``claim``, ``text``, ``gan`` and ``reason``."""
+    verdicts = evidence.data.verdicts
+    leading = {(one.claim, one.gan) for one in verdicts if one.leading}
+    return [
+        {"claim": one.claim, "text": one.text, "gan": gan.name, "reason": why_untold(gan, one)}
+        for one in concerns_of(evidence.data.concerns, verdicts)
+        for gan in evidence.gans
+        if gan.name in one.gans and (one.claim, gan.name) not in leading
+    ]
 
 
-def side_of(verdict: Verdict) -> str:
-    """``above 0.05``."""
-    return f"{verdict.side} {verdict.threshold:g}".replace("-", MINUS)
+def _block(evidence: Evidence, concern: Concern, verdicts: Sequence[Verdict], key: str, remedy: str) -> Block:
+    told = []
+    gans = [gan for gan in evidence.gans if gan.name in concern.gans]
+    for i, gan in enumerate(gans):
+        mine = [one for one in verdicts if one.claim == concern.claim and one.gan == gan.name]
+        one = _told(gan, concern, mine, remedy)
+        told.append(replace(one, looks=_looks(evidence, gan, mine, f"{key}-{i}")))
+    probes = {one.probe for one in verdicts if one.claim == concern.claim}
+    common = courses(gans, "divergence", key) if "divergence" in probes else ()
+    benefit = concern.claim in BENEFITS
+    return Block(concern.text, concern.source, judged(concern), benefit, _merged(told), common)
 
 
-def _claim(evidence: Evidence, key: str, verdicts: tuple[Verdict, ...], position: int) -> ClaimLine:
-    mine = [v for v in verdicts if v.claim == key]
-    lead = next((v for v in mine if v.leading), mine[0])
-    told = tuple(
-        _told(evidence, gan, [v for v in mine if v.gan == gan.name], f"claim{position}") for gan in evidence.gans
-    )
-    return ClaimLine(lead.text, lead.source, f"{lead.check} {side_of(lead)}: {lead.reason}", told)
-
-
-def _told(evidence: Evidence, gan: Gan, mine: list[Verdict], key: str) -> Told:
-    lead = next((v for v in mine if v.leading), None)
-    if not mine:
-        return Told()
+def _told(gan: Gan, concern: Concern, mine: Sequence[Verdict], remedy: str) -> Told:
+    """What is told of one GAN, without pictures."""
+    lead = next((one for one in mine if one.leading), None)
+    also = tuple(told_in_line(one) for one in mine if not one.leading and one.verdict == "shown")
     if lead is None:
-        missing = [_read_json(one.scorecard, "missing.json") for one in gan.trainings]
-        reasons = [str(reasons[v.probe]) for reasons in missing for v in mine if v.probe in reasons]
-        return Told(verdict=MISSING, why=reasons[0] if reasons else "the leading figure was not measured")
-    against = f"against {lead.against}" if lead.against else ""
-    told = Told(lead.verdict, KINDS.get(lead.verdict, "cannot-tell"), figure_of(lead), against, lead.remedy)
-    for probe in dict.fromkeys(v.probe for v in mine):
-        for training in gan.trainings:
-            picture, data = (
-                _picture(training.scorecard, probe),
-                _read_json(training.scorecard, "figures.json").get(probe),
-            )
-            shows = SHOWS.get(probe, "")
-            if picture is not None:
-                return replace(told, picture=picture, shows=shows)
-            if isinstance(data, dict) and {"lines", "x", "y", "log", "steps"} <= set(data):
-                place = f"{key}-{[one.name for one in evidence.gans].index(gan.name)}"
-                return replace(told, svg=small_figure(data, gan.colour, place, f"{shows}, {gan.name}"), shows=shows)
-    return told
+        return Told(((gan, ""),), NOT_MEASURED, "untold", why=why_untold(gan, concern), also=also)
+    why = "" if lead.remedy == remedy else in_words(lead.remedy)
+    if lead.alone:
+        own = f"{quantity(lead)} {figure_of(lead)}"
+        return Told(((gan, own),), NO_COMPARISON, "untold", why=why, also=also)
+    what = f"{quantity(lead)}; shown if {side_of(lead)}"
+    return Told(((gan, ""),), word_of(lead), KINDS.get(lead.verdict, "cannot-tell"), figure_of(lead), what, why, also)
 
 
-def _picture(folder: Path | None, probe: str) -> Picture | None:
-    try:
-        array = np.load(folder / "pictures" / f"{probe}.npy", allow_pickle=False) if folder is not None else None
-    except (OSError, ValueError, EOFError):
-        return None
-    if array is None or array.dtype != np.uint8 or array.ndim != 2 or not array.size:
-        return None
-    return sheet(array[None], 1, largest=LARGEST)
+def _looks(evidence: Evidence, gan: Gan, mine: Sequence[Verdict], key: str) -> tuple[Look, ...]:
+    """Pictures of every probe that tells something of the GAN, each with the twin's beside it."""
+    looks: list[Look | None] = []
+    told = [one for one in mine if not one.alone]
+    for probe in dict.fromkeys(one.probe for one in told):
+        names = dict.fromkeys(one.against for one in told if one.probe == probe and one.against)
+        twins = [twin for name in names if (twin := evidence.gan(name)) is not None]
+        if probe == "training":
+            looks += [one for twin in twins for one in courses((gan, twin), probe, f"{key}-{twin.name}")]
+        elif probe not in COURSES:
+            looks += [look(one, probe, f"{key}-{probe}-{i}") for i, one in enumerate((gan, *twins))]
+    return tuple(one for one in looks if one is not None)
 
 
-def _read_json(folder: Path | None, name: str) -> dict[str, Any]:
-    """A JSON object of a scorecard artifact; empty where it is not there."""
-    try:
-        found = json.loads((folder / name).read_text(encoding="utf-8")) if folder is not None else {}
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _checks(verdicts: tuple[Verdict, ...]) -> Table:
-    groups = []
-    for key in dict.fromkeys(v.claim for v in verdicts):
-        mine = [v for v in verdicts if v.claim == key]
-        lines = []
-        for v in mine:
-            name = f"{v.metric}, {v.gan}" + (f" against {v.against}" if v.against else "")
-            seeds = f"{v.seeds} training" + ("s" if v.seeds != 1 else "")
-            counts = [
-                f"{n:,} {what}" for n, what in ((v.n_real, "real"), (v.n_synthetic, "synthetic")) if n is not None
-            ]
-            cells = (
-                Cell(v.verdict, ("leads",) if v.leading else ()),
-                Cell(number(v.value), (figure_of(v).partition(" ")[2].strip("()"),)),
-                Cell(side_of(v), (v.reason,)),
-                Cell(seeds, tuple(counts)),
-                Cell("; ".join(filter(None, (v.remedy, v.note)))),
-            )
-            lines.append(Line(name, cells))
-        groups.append(Group(f"{mine[0].text} ({mine[0].source})", tuple(lines)))
-    columns = tuple((name, "") for name in ("verdict", "figure", "shown if", "rests on", "note"))
-    return Table("check", columns, tuple(groups))
-
-
-def _figures(evidence: Evidence) -> Table:
-    """Every probe's figure: metric × GAN, mean over seeds, with its interval."""
-    found: dict[tuple[str, str], list[ResultRow]] = {}
-    for row in evidence.data.rows:
-        if row.stage == STAGE:
-            found.setdefault((row.metric, row.gan), []).append(row)
-    gans = [gan for gan in evidence.gans if any(name == gan.name for _, name in found)]
-    lines = []
-    for metric in sorted({metric for metric, _ in found}):
-        cells = []
-        for gan in gans:
-            rows = found.get((metric, gan.name))
-            if rows is None:
-                cells.append(Cell(MISSING, why="not measured, or it does not concern this GAN"))
-                continue
-            one = estimate(rows)
-            places = decimals(one.value, one.low, one.high)
-            ends = interval(one.low, one.high, places)
-            cells.append(Cell(number(one.value, places), (ends,) if ends else ()))
-        lines.append(Line(metric, tuple(cells)))
-    return Table("metric", tuple((gan.name, "") for gan in gans), (Group("", tuple(lines)),) if lines else ())
+def _merged(told: Sequence[Told]) -> tuple[Told, ...]:
+    """Equal answers as one, with the pictures of all; reasons may differ in their figures."""
+    groups: dict[object, Told] = {}
+    for one in told:
+        same = (one.word, one.figure, one.what, masked(one.why), one.also)
+        first = groups.get(same)
+        groups[same] = (
+            one if first is None else replace(first, gans=(*first.gans, *one.gans), looks=(*first.looks, *one.looks))
+        )
+    return tuple(sorted(groups.values(), key=lambda one: one.kind == "untold"))

@@ -99,7 +99,7 @@ def gan_table(evidence: Evidence) -> Table:
     notes += _remarks(evidence)
     if any(len(gan.trainings) > 1 for gan in evidence.gans):
         notes.append(
-            "Mean ± standard deviation over GAN seeds; intervals run from the lowest to the highest seed's end."
+            "Mean ± standard deviation over GAN seeds; 95 % intervals hold the seeds' own and the luck of training."
         )
     return Table("GAN", (*columns_of(bases), cost), (Group("", tuple(lines)),), tuple(notes))
 

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric's name for readers.
-
-    Attributes:
-        label: short name.
-        better: "higher", "lower" or "" where neither is better.
-        meaning: one line.
-    """
-
-    label: str
-    better: str
-    meaning: str
-
+from pipeline.report.metric import POSITIVE, SHARE, Metric
+from pipeline.report.probe_words import PROBE_METRICS
 
 METRICS = {
     "kid": Metric(
@@ -34,34 +22,28 @@ METRICS = {
         "lower",
         "Fréchet distance between two Gaussians fitted to the features (Heusel 2017). Biased upwards below about 2,048 "
         "scans: read it against its floor only.",
+        POSITIVE,
     ),
     "precision": Metric(
         "precision",
         "higher",
         "Share of synthetic scans that lie among the real ones in feature space (Kynkäänniemi 2019): realism.",
+        SHARE,
     ),
-    "recall": Metric("recall", "higher", "Share of real scans that lie among the synthetic ones: variety."),
+    "recall": Metric("recall", "higher", "Share of real scans that lie among the synthetic ones: variety.", SHARE),
     "density": Metric(
         "density",
         "higher",
         "Precision that counts how many real neighbourhoods hold each synthetic scan (Naeem 2020); may exceed 1.",
+        POSITIVE,
     ),
     "coverage": Metric(
         "coverage",
         "higher",
         "Share of real scans with at least one synthetic scan in their neighbourhood (Naeem 2020).",
+        SHARE,
     ),
-    "ms_ssim": Metric("MS-SSIM", "", "Structural similarity of pairs within a class; far above real pairs: collapse."),
-    "swd": Metric("SWD", "lower", "Sliced Wasserstein distance between patches on Laplacian pyramids (Karras 2018)."),
-    "ppl.z": Metric("PPL in z", "lower", "Perceptual path length: how abruptly images change along a path in z."),
-    "ppl.w": Metric("PPL in w", "lower", "Perceptual path length in the style space w (Karras 2019)."),
-    "separability.z": Metric("separability z", "lower", "How badly a plane in z separates attributes (Karras 2019)."),
-    "separability.w": Metric("separability w", "lower", "How badly a plane in w separates attributes (Karras 2019)."),
-    "droplets": Metric(
-        "droplets", "lower", "Outliers of the feature norm in synthesis layers: water-droplet artefacts."
-    ),
-    "copies": Metric("copies", "lower", "Share of synthetic scans closer to a training scan than real scans ever are."),
-    "divergence": Metric("divergence", "lower", "Share of trainings that diverged."),
+    **PROBE_METRICS,
     "auroc": Metric(
         "macro AUROC",
         "higher",
@@ -93,7 +75,8 @@ GLOSSARY = (
     (
         "floor, real against real",
         "The same metric between two random halves of the real patients: what a perfect GAN would score at this n. "
-        "Mean and range over several such splits; a ratio to it is given for FID alone.",
+        "Mean and range over several such splits; a ratio to it (“× floor”) is given for FID, and in the scorecard "
+        "for recall and coverage (“relative to real halves”).",
     ),
     (
         "D−B, D−C",
@@ -107,7 +90,12 @@ GLOSSARY = (
     ),
     (
         "cannot tell at this n",
-        "Neither of the two: an interval spans zero, a Holm p is 0.05 or more, or only one of D−B and D−C was shown.",
+        "Of classifiers: an interval spans zero, a Holm p is 0.05 or more, or only one of D−B and D−C was shown. Of a "
+        "limitation: the interval holds the threshold, or too few trainings stand behind it.",
+    ),
+    (
+        "no comparison",
+        "The claim is about one choice, and no GAN of the run is the same but for that choice (its twin).",
     ),
     (
         "interval",
@@ -139,15 +127,50 @@ def split_class(metric: str, classes: Sequence[str]) -> tuple[str, str]:
     return metric, ""
 
 
+BESIDE = {
+    "floor_ratio.": "{} relative to real halves",
+    "floor.": "{}, real against real",
+    "excess.": "{} in excess of real scans",
+}
+"""What a prefix makes of a metric's name."""
+
+
+def family_of(base: str) -> str:
+    """The key of :data:`METRICS` that explains a metric: ``excess.ms_ssim`` → ``ms_ssim``; "" for none."""
+    for prefix in BESIDE:
+        base = base.removeprefix(prefix)
+    while base and base not in METRICS:
+        base = base.rpartition(".")[0]
+    return base
+
+
 def metric_of(base: str) -> Metric:
     """Label, direction and meaning; ``kid.domain`` gives "domain KID". An unknown metric keeps its own name."""
-    if base in METRICS:
-        return METRICS[base]
-    family, _, features = base.partition(".")
-    if family in METRICS and features:
-        known = METRICS[family]
-        return Metric(f"{features} {known.label}", known.better, known.meaning)
-    return Metric(base, "", "")
+    for prefix, beside in BESIDE.items():
+        if base.startswith(prefix):
+            known = metric_of(base.removeprefix(prefix))
+            ends = POSITIVE if prefix == "floor_ratio." else known.ends if prefix == "floor." else Metric.ends
+            return replace(known, label=beside.format(known.label), ends=ends)
+    family = family_of(base)
+    if not family:
+        return Metric(base, "", "")
+    known, detail = METRICS[family], base.removeprefix(family).lstrip(".")
+    if family in ("fid", "kid") and detail:
+        return replace(known, label=f"{detail} {known.label}")
+    return replace(known, label=f"{known.label}{_detail(family, detail)}")
+
+
+def _detail(family: str, detail: str) -> str:
+    """What a metric's last part says: a size, a number of latents, a space, or a class."""
+    if detail.isdigit():
+        return f", {detail} latents" if family.startswith("mixing") else f" at {detail} pixels"
+    return f" in {detail}" if detail in ("z", "w") else f": {detail}" if detail else ""
+
+
+def in_words(text: str) -> str:
+    """A sentence with metrics' keys replaced by their names: ``ppl.w was not measured`` → ``PPL in w was ...``."""
+    keys = re.compile(r"(?<![\w.])[a-z]\w*(?:\.\w+)+(?![\w:])|(?<![\w.])(?:ms_ssim|images_seen)(?![\w.:])")
+    return keys.sub(lambda found: metric_of(found[0]).label, text)
 
 
 def metric_order(base: str) -> tuple[int, str]:

@@ -211,6 +211,14 @@ CLAIM_TEXTS = {
 }
 
 
+CLAIM_METRICS = {
+    "memorisation": ("excess.copies", "value", ""),
+    "droplets": ("droplets", "value", ""),
+    "mapping_disentangles": ("separability.w", "ratio", "separability.z"),
+    "stddev_widens": ("recall", "difference", ""),
+}
+
+
 def verdicts() -> tuple[Verdict, ...]:
     """Every kind of verdict: both ways, undecided for its interval, and undecided for want of a twin."""
     told = (
@@ -244,6 +252,9 @@ def verdicts() -> tuple[Verdict, ...]:
             n_real=118,
             n_synthetic=600,
             remedy=remedy,
+            of=CLAIM_METRICS[claim][0],
+            relation=CLAIM_METRICS[claim][1],
+            over=CLAIM_METRICS[claim][2],
         )
         for claim, gan, against, verdict, value, low, high, remedy in told
     )

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.pooled import pool
 from pipeline.records import GanSummary, ReportInput, ResultRow
 from pipeline.report.answers import answers
 from pipeline.report.arm_tables import classifier_tables
@@ -186,9 +187,15 @@ def test_without_a_lead_the_second_answer_claims_none():
     assert "leads" not in answer.short
 
 
-def test_seeds_are_averaged_with_their_spread_and_widest_interval():
+def test_seeds_are_averaged_with_their_spread_and_the_scorecard_s_interval():
     one = estimate([score("dcgan", 1.0, 0.5, 1.5), score("dcgan", 2.0, 1.0, 4.0, 1), score("dcgan", math.nan, seed=2)])
-    assert (one.value, one.seeds, one.broken, one.low, one.high) == (1.5, 2, 1, 0.5, 4.0)
+    assert (one.value, one.seeds, one.broken) == (1.5, 2, 1)
+    figure = pool([score("dcgan", 1.0, 0.5, 1.5), score("dcgan", 2.0, 1.0, 4.0, 1)])
+    assert (one.low, one.high) == (figure.low, figure.high)  # one figure, one interval
+    runs = [ResultRow("classify", "auroc", v, v - 0.1, v + 0.1, classifier_seed=i) for i, v in enumerate((0.7, 0.8))]
+    assert (estimate(runs).low, estimate(runs).high) == pytest.approx((0.6, 0.9))
+    cut = estimate([replace(score("dcgan", v, v - 0.1, v + 0.1, i), metric="recall") for i, v in enumerate((0.1, 0.9))])
+    assert (cut.low, cut.high) == (0.0, 1.0)
     assert one.spread == pytest.approx(np.std([1.0, 2.0], ddof=1))
     assert (one.n_real, one.n_synthetic) == (100, 300)
     assert estimate([score("dcgan", 1.0), score("dcgan", 2.0, 1.0, 4.0, 1)]).low is None
@@ -237,7 +244,7 @@ def test_gan_table_shows_seeds_floor_and_absence():
     dcgan, stylegan2, floor = table.groups[0].lines
     assert (dcgan.cells[0].text, dcgan.cells[0].why) == ("–", "not measured")
     assert stylegan2.cells[0].text == "0.150 ± 0.071"
-    assert stylegan2.cells[0].details == ("0.050 to 0.250",)
+    assert stylegan2.cells[0].details == ("−0.490 to 0.787",)
     assert floor.cells[0].text == "0.010"
     assert "Measured on 100 real scans and 300 synthetic scans of each GAN." in table.notes
 

@@ -24,6 +24,7 @@ from medgan.verdicts import (
     Claim,
     Measurements,
     Twin,
+    concerns,
     decide,
     find_twin,
     judge,
@@ -31,7 +32,7 @@ from medgan.verdicts import (
 )
 from pipeline.config import preset_folders
 from pipeline.records import ResultRow
-from pipeline.report.limitations import expected_false
+from pipeline.report.criteria import expected_false
 
 SHIPPED = preset_folders(None)[0]
 PROTOCOL = {
@@ -82,6 +83,18 @@ def test_one_gan_against_a_number(value, low, high, expected):
     assert (verdict.verdict, verdict.value, verdict.gan) == (expected, value, "a")
     assert verdict.low == pytest.approx(value if low is None else low)
     assert (verdict.threshold, verdict.side, verdict.reason) == (0.05, "above", "why")
+
+
+def test_a_claim_names_the_gans_that_it_concerns_measured_or_not():
+    one = claim(ALONE.checks[0], (("network", "=", "stylegan"),))
+    configs = {"measured": {"network": "stylegan"}, "not": {"network": "stylegan"}, "other": {"network": "pggan"}}
+    assert [verdict.gan for verdict in judge([one], Measurements(configs, [row("measured", "droplets", 0.3)]))] == [
+        "measured"
+    ]
+    (concern,) = concerns([one], configs)
+    assert concern.gans == ("measured", "not")
+    assert concern.criteria[0].probe == "droplets"
+    assert concerns([one], {"other": configs["other"]}) == []
 
 
 def test_the_side_turns_the_verdict():
@@ -149,6 +162,8 @@ def test_without_a_twin_it_says_what_to_train_beside_the_figure_alone():
     assert (verdict.verdict, verdict.value, verdict.metric) == (CANNOT_TELL, 0.6, "recall")
     assert "train it with stddev: 0" in verdict.remedy
     assert verdict.check == "difference in recall"
+    assert verdict.alone
+    assert "shown" not in verdict.remedy  # the verdict's own word
 
 
 def test_a_twin_that_failed_is_named():
@@ -307,7 +322,8 @@ def test_both_halves_of_a_claim_must_hold(this, that, expected, decides):
     assert len(verdicts) == len(rows)
     (lead,) = (one for one in verdicts if one.leading)
     assert (lead.verdict, lead.metric) == (expected, decides)
-    assert "all must hold" in lead.reason
+    (concern,) = concerns([HALVES], {"a": {}})
+    assert [(one.of, one.side) for one in concern.criteria] == [("this", "below"), ("that", "above")]
     assert ("that was not measured" in lead.remedy) == (that is None)
 
 
