@@ -192,7 +192,7 @@ CLAIMS: tuple[Claim, ...] = (
         "mode_collapse",
         "binary cross-entropy collapses modes",
         "Metz et al. 2017; Arjovsky, Chintala & Bottou 2017, section 1",
-        (("loss", "=", BCE),),
+        (("network", "=", ("mlp", "dcgan")), ("loss", "=", BCE)),
         (
             Check("fidelity", "recall", "below", 0.0, LESS, "difference", twin=UNDER_WASSERSTEIN),
             Check(
