@@ -127,7 +127,6 @@ PROBES: Mapping[str, Probe] = {
         (
             *("conditional_accuracy", "floor.conditional_accuracy", "loss.conditional_accuracy"),
             *("conditional_recall", "floor.conditional_recall", "worst.conditional_recall"),
-            "floor_ratio.conditional_recall",
         ),
         CONDITIONAL,
     ),

@@ -231,7 +231,7 @@ def drawn_from(context: Context, dataset: Artifact) -> Artifact:
     def build(draft: Draft) -> None:
         for name in ("images.npy", "index.npz"):
             shutil.copy(dataset.path / name, draft.folder / name)
-        draft.meta.update({**dataset.meta, "synthetic": True, "gan": "copier", "gan_seed": 0})
+        draft.meta.update({**dataset.meta, "synthetic": True, "gan": "dcgan", "gan_seed": 0})
 
     return context.store.get_or_create(Recipe("synthetic", "copier", {"dataset": dataset.digest}, {}, ""), build)
 
@@ -263,7 +263,7 @@ def test_the_score_stage_measures_by_every_extractor(tmp_path: Path, make_datase
         "coverage.means",
     ):
         assert {base, f"{base}.class0", f"{base}.class1"} <= set(rows)
-    assert {row.gan for row in rows.values()} == {"copier"}
+    assert {row.gan for row in rows.values()} == {"dcgan"}
     assert rows["coverage.means"].value > 0.9
     floors = {row.metric for row in read_rows(floor / ROWS)}
     assert {"floor.fid.means", "floor.recall.means", "floor.recall", "floor.kid.means.class1"} <= floors
