@@ -54,12 +54,13 @@ def _resolution(subject: Subject) -> Answer:
         ]
         for name, prefix in (("real", "floor."), ("synthetic", "spectrum."))
     }
-    trend = resolution.spectrum_trend(found)
     caption = (
         "Spectral gap to real scans after both were averaged down to so many pixels; real: between halves of the real "
         "patients. A gap that grows to the right is one of fine detail."
     )
-    figures = {**found, "resolution.trend": trend, **distances}
+    figures = {**found, **distances}
+    if len(lines["real"]) > 1:
+        figures["resolution.trend"] = resolution.spectrum_trend(found)
     return Answer(figures, figure=line_figure(lines, "pixels", "spectral gap, dB"), caption=caption)
 
 

@@ -132,7 +132,7 @@ class Answer:
     Attributes:
         figures: metric → figure.
         picture: grey values [H, W], or None.
-        figure: plain data of a small figure (see :func:`pipeline.report.figures.small_figure`), or None.
+        figure: plain data of a small figure (see :func:`pipeline.report.small_figures.small_figure`), or None.
         caption: one sentence that says what is to be seen in them: classes, rows, columns, scales; "" without any.
     """
 

@@ -125,13 +125,14 @@ def fidelity(
             unsplit.append(f"no figures for {name}: {why}")
         else:
             own_labels = x_labels[x_labels == index], y_labels[y_labels == index]
-            rows += _compare(own_x, own_y, own_patients, own_labels, extractor, f".{name}", seed, repeats)
+            rows += _compare(own_x, own_y, own_patients, own_labels, extractor, f".{name}", seed, repeats, own_y)
     few = f"no figures for {', '.join(too_few)}: fewer than {MIN_IMAGES} images" if too_few else ""
     mix = f"{len(mixed)} of {len(y)} synthetic images, in the real class mix" if len(mixed) < len(y) else ""
     unknown = "" if by_class else "no figures of classes: the generator knows none"
     note = "; ".join(filter(None, [mix, few, unknown, *unsplit]))
-    labels = x_labels, y_labels[mixed]
-    return _compare(x, y[mixed], patients, labels, extractor, "", seed, repeats, note, real_statistics) + rows
+    # an unknown class is one class: what such a generator draws is taken in its own mix
+    labels = (x_labels, y_labels) if by_class else (torch.zeros_like(x_labels), torch.zeros_like(y_labels))
+    return _compare(x, y[mixed], patients, labels, extractor, "", seed, repeats, y, note, real_statistics) + rows
 
 
 def floor(
@@ -191,10 +192,11 @@ def _compare(
     suffix: str,
     seed: int,
     repeats: int,
+    pool: torch.Tensor,
     note: str = "",
     real_statistics: fid.Statistics | None = None,
 ) -> list[ResultRow]:
-    """All rows of one class, or of the whole."""
+    """All rows of one class, or of the whole; ratios to floors draw from all synthetic images, ``pool``."""
     rows: list[ResultRow] = []
     collapsed = "all synthetic features are equal: the generator has collapsed" if is_constant(y) else ""
 
@@ -222,7 +224,7 @@ def _compare(
 
     size, independent = min(floors.largest_half(patients), len(y)), len(patients.unique())
     if size >= MIN_IMAGES // 2:
-        by_synthetic, by_real = floors.at_one_n(_of_one_n, x, y, patients, labels, seed, repeats)
+        by_synthetic, by_real = floors.at_one_n(_of_one_n, x, pool, patients, labels, seed, repeats)
         for column, name in enumerate(AT_ONE_N):
             share_of = independent if column else 0
             if ratio := floors.over_floor(by_synthetic[:, column], by_real[:, column], share_of):

@@ -95,7 +95,9 @@ def conditional_recall(
                 measured[f"floor_ratio.conditional_recall.{name}"] = ratio
         if not unsplit:
             halves = [split_patients(owner, len(own) // 2, generator) for _ in range(REPEATS)]
-            halved[name] = torch.tensor([_recall(own[a], own[b])[0] for a, b in halves if min(len(a), len(b)) > K])
+            halved[name] = torch.tensor(
+                [_recall(own[a], own[b])[0] for a, b in halves if min(len(a), len(b)) > K]
+            ).double()
             if len(halved[name]):
                 measured[f"floor.conditional_recall.{name}"] = _floor(halved[name], len(own))
     if not figures:

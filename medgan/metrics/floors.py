@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from medgan.metrics.features import Z95, share_interval
-from medgan.metrics.sampling import pick_evenly, split_patients
+from medgan.metrics.sampling import pick_like, split_patients
 
 Metric = Callable[[torch.Tensor, torch.Tensor], Sequence[float]]
 """Function of (real, synthetic) features that gives one figure or more."""
@@ -59,7 +59,8 @@ def at_one_n(
         x: real features, float64 [N, D], of four patients or more.
         y: synthetic features, float64 [M, D].
         patients: patient number of each real image, int64 [N].
-        labels: class of each real and of each synthetic image, [N] and [M]; draws have nearly their mixes.
+        labels: class of each real and of each synthetic image, [N] and [M]; both real halves have nearly the patients'
+            mix of classes, and the synthetic draw has that of the other half.
         seed: of the draws.
         repeats: draws.
 
@@ -73,7 +74,7 @@ def at_one_n(
         chosen = one_each(patients, generator)
         first, second = split_patients(patients[chosen], size, generator, labels[0][chosen])
         half, others = x[chosen[first]], x[chosen[second]]
-        drawn = y[pick_evenly(labels[1], len(others), generator)]
+        drawn = y[pick_like(labels[0][chosen[second]], labels[1], generator)]
         by_synthetic.append(list(metric(half, drawn)))
         by_real.append(list(metric(half, others)))
     return torch.tensor(by_synthetic, dtype=torch.float64), torch.tensor(by_real, dtype=torch.float64)

@@ -64,10 +64,10 @@ def _nearest(counts: torch.Tensor, size: int) -> int:
     return int((counts.cumsum(0)[1:] - size).abs().argmin()) + 2
 
 
-def pick_evenly(labels: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
-    """Positions of (at most) ``size`` random images of nearly the mix of classes of all [N]."""
+def pick_like(wanted: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Positions of random images [M] with as many of each class as ``wanted`` [N] has, or all that there are."""
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
-    return _evenly(order, torch.arange(len(labels), device=labels.device), labels)[:size]
+    return torch.cat([order[labels[order] == label][: int((wanted == label).sum())] for label in wanted.unique()])
 
 
 def unsplittable(patients: torch.Tensor, fewest: int) -> str:

@@ -172,7 +172,8 @@ def swd(
         if lowest.mean() > 0:
             ratio = float(drawn.mean() / lowest.mean())
             spread = float((drawn - ratio * lowest).std() / lowest.mean())  # delta method, as for FID's
-            note = f"synthetic against real over real against real, {halved}"
+            # halves of patients with many images hold fewer independent ones than as many synthetic images are
+            note = f"synthetic against real over real against real, {halved}, all images of each"
             measured[f"floor_ratio.swd{suffix}"] = _normal(ratio, spread, *n, note)
     return measured
 

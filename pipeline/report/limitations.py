@@ -20,7 +20,7 @@ from pipeline.report.criteria import (
 )
 from pipeline.report.estimates import Evidence, Gan
 from pipeline.report.looks import COURSES, Look, courses, look
-from pipeline.report.missing import Missing, masked, missing_of, why_untold
+from pipeline.report.missing import Missing, missing_of, why_untold
 from pipeline.report.overview import Overview, overview_of, shared_remedy
 from pipeline.report.probe_tables import check_table, figure_table
 from pipeline.report.probe_words import BENEFITS
@@ -100,7 +100,7 @@ class Scorecard:
 def scorecard(evidence: Evidence) -> Scorecard | None:
     """The section; None where the run has no scorecard."""
     verdicts, missing = evidence.data.verdicts, missing_of(evidence.gans)
-    if not verdicts and not missing:
+    if not verdicts and not missing and not evidence.data.concerns:
         return None
     found = concerns_of(evidence.data.concerns, verdicts)
     remedy = shared_remedy(verdicts)
@@ -170,10 +170,10 @@ def _looks(evidence: Evidence, gan: Gan, mine: Sequence[Verdict], key: str) -> t
 
 
 def _merged(told: Sequence[Told]) -> tuple[Told, ...]:
-    """Equal answers as one, with the pictures of all; reasons may differ in their figures."""
+    """Equal answers as one, with the pictures of all."""
     groups: dict[object, Told] = {}
     for one in told:
-        same = (one.word, one.figure, one.what, masked(one.why), one.also)
+        same = (one.word, one.figure, one.what, one.why, one.also)
         first = groups.get(same)
         groups[same] = (
             one if first is None else replace(first, gans=(*first.gans, *one.gans), looks=(*first.looks, *one.looks))

@@ -10,6 +10,12 @@ PROBE_METRICS = {
     "divergence": Metric(
         "lost trainings", "lower", "Share of trainings that diverged or were given up, over the seeds of a GAN.", SHARE
     ),
+    "divergence.signs": Metric(
+        "trainings with a sign of trouble",
+        "lower",
+        "Share that diverged, went back to an earlier state, skipped steps or had losses out of bounds.",
+        SHARE,
+    ),
     "divergence.over_seeds": Metric(
         "spread of FID over seeds", "lower", "Standard deviation of the seeds' FID over its mean.", POSITIVE
     ),
@@ -29,7 +35,6 @@ PROBE_METRICS = {
     "spectrum.middle": Metric("power of middle detail (dB)", "", "Synthetic over real; below 0: too little."),
     "spectrum.high": Metric("power of fine detail (dB)", "", "Synthetic over real; below 0: too little."),
     "spectrum.corner": Metric("power on the diagonal (dB)", "", "Synthetic over real; above 0: a checkerboard."),
-    "spectrum.at": Metric("spectral gap (dB)", "lower", "The same after scans were averaged down.", POSITIVE),
     "resolution.trend": Metric(
         "growth of the spectral gap with resolution (dB)",
         "lower",
@@ -118,7 +123,9 @@ PROBE_METRICS = {
     "noise.low_pass": Metric(
         "coarse share of what noise changes", "lower", "1: whole blocks change; 1/64: white noise.", SHARE
     ),
-    "noise.amplitude": Metric("strength of noise", "", "Grey levels on the scale of −1 to 1.", POSITIVE),
+    "noise.amplitude": Metric(
+        "strength of noise", "", "Standard deviation of a pixel over noise; the whole range is 2.", POSITIVE
+    ),
     "mixing": Metric(
         "FID with mixed styles", "lower", "Of scans whose layers take the styles of 1 to 4 latents.", POSITIVE
     ),
@@ -126,15 +133,15 @@ PROBE_METRICS = {
         "FID lost by mixing styles", "lower", "How much FID worsens when layers take the styles of 2 to 4 latents."
     ),
     "truncation.precision": Metric(
-        "change of precision over ψ", "", "From truncation 0 to 1 along a line; below 0: quality falls with variety."
+        "change of precision over ψ", "", "Per unit of ψ, from 0.25 on; below 0: quality falls with variety."
     ),
-    "truncation.recall": Metric(
-        "change of recall over ψ", "", "From truncation 0 to 1 along a line; above 0: variety rises."
-    ),
+    "truncation.recall": Metric("change of recall over ψ", "", "Per unit of ψ, from 0.25 on; above 0: variety rises."),
     "ppl.z": Metric(
         "PPL in z", "lower", "Perceptual path length: how abruptly images change along a path in z.", POSITIVE
     ),
     "ppl.w": Metric("PPL in w", "lower", "Perceptual path length in the style space w (Karras 2019).", POSITIVE),
+    "ppl.z.end": Metric("PPL in z, at paths' ends", "lower", "The same, taken at the ends of paths.", POSITIVE),
+    "ppl.w.end": Metric("PPL in w, at paths' ends", "lower", "The same, taken at the ends of paths.", POSITIVE),
     "droplets": Metric("scans with droplets", "lower", "Share with an outlier of the feature norm in a layer.", SHARE),
     "pinning": Metric(
         "motion of detail", "higher", "How far fine detail moves with the structure under it; 1: along, 0: pinned."

@@ -16,8 +16,9 @@ EXPECTED = ("kid.domain", "fid.domain", "precision", "recall", "density", "cover
 """Fidelity metrics whose absence is said."""
 
 FLOORS = (
-    "“× floor” is FID's ratio to the FID between two halves of the real patients. KID has none: between halves "
-    "KID is 0 but for chance. Read it, like the shares, beside the values and ranges of “real against real”."
+    "“× floor” is FID's ratio to the FID between two halves of the real patients, one scan of each, both at one n: a "
+    "perfect GAN has about 1. “Real against real” compares halves with all scans of each patient; where patients have "
+    "many, those are more alike than a perfect GAN's, and shares there are low. KID between halves is 0 but for chance."
 )
 
 

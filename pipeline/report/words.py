@@ -74,9 +74,10 @@ ARMS = {
 GLOSSARY = (
     (
         "floor, real against real",
-        "The same metric between two random halves of the real patients: what a perfect GAN would score at this n. "
-        "Mean and range over several such splits; a ratio to it (“× floor”) is given for FID, and in the scorecard "
-        "for recall and coverage (“relative to real halves”).",
+        "The same metric between two random halves of the real patients, with all scans of each; mean and range over "
+        "several such splits. Where every patient has one scan, a perfect GAN would score it at this n; where they "
+        "have many, it would do better. Ratios (“× floor” of FID, “relative to real halves” of recall and coverage) "
+        "are taken with one scan of each patient on both sides, where a perfect GAN has about 1.",
     ),
     (
         "D−B, D−C",
@@ -154,6 +155,9 @@ def metric_of(base: str) -> Metric:
     family = family_of(base)
     if not family:
         return Metric(base, "", "")
+    base, _, pixels = base.partition(".at.")
+    if pixels:
+        return replace(metric_of(base), label=f"{metric_of(base).label} at {pixels} pixels")
     known, detail = METRICS[family], base.removeprefix(family).lstrip(".")
     if family in ("fid", "kid") and detail:
         return replace(known, label=f"{detail} {known.label}")

@@ -168,7 +168,7 @@ def probes() -> Callable[[Set], dict[str, Measured | None]]:
             "excess.ndb": ndb(known, found, patients)[0]["excess.ndb"],
             "floor_ratio.recall": scored.get("floor_ratio.recall"),
             "floor_ratio.coverage": scored.get("floor_ratio.coverage"),
-            "worst.conditional_recall": worst_class(recalled, CLASSES).get("worst.conditional_recall"),
+            "worst.conditional_recall": worst_class(recalled).get("worst.conditional_recall"),
             "loss.conditional_accuracy": named["loss.conditional_accuracy"],
             "excess.spectrum": gap["excess.spectrum"],
             "spectrum.corner": gap["spectrum.corner"],

@@ -320,6 +320,21 @@ def test_a_dropped_mode_is_seen_however_alike_the_images_of_a_patient_are():
     assert not any(name.startswith("floor_ratio.") for name in few)
 
 
+def test_classes_with_unlike_numbers_of_scans_a_patient_keep_their_ratio():
+    """One scan of each patient of class a and ten of class b: the scans' mix is not that of the patients."""
+    centres = 6.0 * torch.eye(2, 6, dtype=torch.float64)
+    people, of_person = gaussian(120, 6, 0) + centres.repeat_interleave(60, dim=0), torch.arange(120)
+    times = torch.tensor([1] * 60 + [10] * 60)
+    patients = of_person.repeat_interleave(times)
+    real = people.repeat_interleave(times, dim=0) + 0.05 * gaussian(660, 6, 1)
+    labels = (patients >= 60).long()
+    drawn_labels = torch.arange(800) % 2
+    drawn = gaussian(800, 6, 2) + centres[drawn_labels]
+    rows = by_metric(fidelity(real, drawn, labels, drawn_labels, patients, ("a", "b")))
+    assert rows["floor_ratio.fid.domain"].value == pytest.approx(1.0, abs=0.4)
+    assert rows["floor_ratio.recall"].value == pytest.approx(1.0, abs=0.1)
+
+
 def test_kids_error_holds_the_scatter_of_its_subsets(monkeypatch):
     """With subsets far smaller than the sets most of what scatters is their draw."""
     monkeypatch.setattr(sys.modules["medgan.metrics.kid"], "LARGEST_SUBSET", 20)
