@@ -91,7 +91,7 @@ def observe(generator: LoadedGenerator, images: int = 200, seed: int = 0, smalle
         if not layers:
             raise MedaugError(
                 f"droplets: no layer of {smallest}x{smallest} or more in images of {generator.spec.height}x"
-                f"{generator.spec.width}; expected larger images, or a smaller 'smallest'"
+                f"{generator.spec.width}; expected larger images"
             )
         sizes = tuple((norms.shape[1], norms.shape[2]) for _, norms in layers)
         found.append([peaks for peaks, _ in layers])
