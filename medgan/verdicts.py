@@ -62,8 +62,8 @@ class Check:
             or, with a twin, against the twin's; "correlation" is Spearman's between it and ``over`` over
             all GANs that have both, each with its mean over seeds;
             "speedup" is how many times sooner than the twin's a training reaches a quality that both reach.
-        over: the second metric, for a ratio, difference or correlation within; ``floor.*`` is that of real images. With
-            a twin it is the twin's metric, where that is another one (a GAN without w against a style GAN's w).
+        over: the second metric, for a ratio, difference or correlation within. With a twin it is the twin's metric,
+            where that is another one (a GAN without w against a style GAN's w).
         twin: the GAN to compare with.
     """
 
@@ -304,8 +304,7 @@ def _set_against(check: Check, figure: Figure, other: Figure | None) -> Figure |
 def _alone(check: Check, measured: Measurements, gan: str) -> _Told | None:
     figure = measured.figure(gan, check.metric)
     if figure is not None and check.relation in ("ratio", "difference"):
-        # the floor of a probe stands with each GAN, that of the score stage with none
-        figure = _set_against(check, figure, measured.figure(gan, check.over) or measured.figure("", check.over))
+        figure = _set_against(check, figure, measured.figure(gan, check.over))
     if figure is None:
         return None
     verdict = decide(figure, check.side, check.threshold)

@@ -54,7 +54,7 @@ def quantity(verdict: Verdict) -> str:
     if one.relation == "correlation":
         return f"rank correlation of {label} with {over} over all GANs"
     if not one.twin:
-        return f"{label}, less that of real halves" if _floor(one) else f"{label} {_sign(one)} {over}"
+        return f"{label} {_sign(one)} {over}"
     beside = f"{over} of {verdict.against}" if over else f"{verdict.against}'s"
     return f"difference of {label} to {beside}" if one.relation == "difference" else f"{label} over {beside}"
 
@@ -74,8 +74,6 @@ def criterion_of(one: Criterion) -> str:
         return f"reaching the quality that both reach {times}sooner than its twin, in {label}"
     if one.relation == "correlation":
         return f"rank correlation of {label} with {over} over all GANs {side_of(one)}"
-    if not one.twin and _floor(one):
-        return f"{label}, less that of real halves {side_of(one)}"
     if not one.twin:
         return f"{label} {_sign(one)} {over} {side_of(one)}"
     word = "higher" if one.side == "above" else "lower"
@@ -132,10 +130,6 @@ def expected_false(verdicts: Sequence[Verdict]) -> str:
         "own, without correction for their number: were every figure at its threshold, "
         f"{0.025 * len(leading):.1f} would be “shown” by chance and as many “not shown”."
     )
-
-
-def _floor(one: Criterion) -> bool:
-    return one.relation == "difference" and one.over == f"floor.{one.of}"
 
 
 def _sign(one: Criterion) -> str:

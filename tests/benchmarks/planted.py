@@ -54,7 +54,6 @@ STEPS = 400
 Set = tuple[torch.Tensor, torch.Tensor]
 """Images [N, 1, 64, 64] in [-1, 1] and labels [N]."""
 OWN_LIMITS = {
-    "excess.spectrum": ("above", 3.0),
     "spectrum.corner": ("above", 2.0),
     "floor_ratio.swd.64": ("above", 1.5),
     "leak.flip": ("above", 0.05),

@@ -222,13 +222,6 @@ def test_an_unbounded_end_is_none_in_the_verdict():
     assert (verdict.value, verdict.high, verdict.verdict) == (4.0, None, SHOWN)
 
 
-def test_the_floor_of_the_score_stage_belongs_to_no_gan():
-    ratio = claim(Check("fidelity", "recall", "below", 0.8, "why", "ratio", "floor.recall"))
-    rows = [row("a", "recall", 0.0, 0.0, 0.05), row("", "floor.recall", 0.8, 0.7, 0.9)]
-    (verdict,) = judge([ratio], Measurements({"a": {}}, rows))
-    assert (verdict.value, verdict.verdict) == (0.0, SHOWN)  # nothing is reached: collapse at its worst
-
-
 def test_rank_correlation_agrees_with_scipy():
     rng = np.random.default_rng(0)
     a = rng.normal(size=12)
