@@ -49,8 +49,9 @@ def test_a_gan_waits_for_a_whole_gpu_and_has_it_alone(two_gpus):
         other.start()
         other.join(0.2)
         assert other.is_alive()
+        waiting = len(order)
     other.join(10)
-    assert order[-1] == "cuda:0"
+    assert order[waiting:] in (["cuda:0"], ["cuda:1"])  # both were given back, one after the other: whichever it met
 
 
 def _small() -> str:
